@@ -1,0 +1,1 @@
+"""What the product is about: sites, feeders, liveness, commands and their known ends."""

@@ -1,0 +1,25 @@
+"""Times as the contract writes them: RFC 3339, UTC, with milliseconds (`2026-03-01T06:00:00.000Z`)."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, PlainSerializer
+
+
+def rfc3339(moment: datetime) -> str:
+    """The moment in the contract's form; `moment` must know its time zone."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def whole_ms(moment: datetime) -> datetime:
+    """The moment in UTC, cut to whole milliseconds, so that what is stored equals what was sent."""
+    utc = moment.astimezone(UTC)
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
+def utc_now() -> datetime:
+    """Now, in UTC, in whole milliseconds. The rules take `now` as an argument; the I/O around them asks here."""
+    return whole_ms(datetime.now(UTC))
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(whole_ms), PlainSerializer(rfc3339, return_type=str, when_used="json")]

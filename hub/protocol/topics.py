@@ -1,0 +1,157 @@
+"""Topics of the contract and who may do what with them: one table, read by the broker, the hub and the export.
+
+| topic (below the root)               | published by            | read by                        | retained  |
+|--------------------------------------|-------------------------|--------------------------------|-----------|
+| `{site}/heartbeat`                   | the site (and its will) | the hub, the site itself       | yes       |
+| `{site}/feeders/{feeder}/state`      | the site                | the hub                        | yes       |
+| `{site}/feeders/{feeder}/events`     | the site                | the hub                        | no        |
+| `{site}/replies/{hub_id}`            | the site                | the hub                        | no        |
+| `{site}/feeders/{feeder}/commands`   | the hub                 | the site                       | **never** |
+| `{site}/commands`                    | the hub                 | the site                       | **never** |
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import StringConstraints
+
+ID_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+ULID_PATTERN: Final = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
+_ID = re.compile(ID_PATTERN[:-1] + r"\Z")
+
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Ulid = Annotated[str, StringConstraints(pattern=ULID_PATTERN)]
+
+RESERVED_NAMES: Final = frozenset({"hub", "monitor", "admin"})
+"""MQTT user names that no site may have."""
+
+
+def is_id(text: str) -> bool:
+    """Whether the text may name a site, a feeder or a hub process."""
+    return _ID.match(text) is not None
+
+
+class Kind(StrEnum):
+    """What a topic of the contract carries."""
+
+    HEARTBEAT = "heartbeat"
+    STATE = "state"
+    EVENTS = "events"
+    COMMANDS = "commands"
+    REPLIES = "replies"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A topic of the contract, taken apart."""
+
+    site: str
+    kind: Kind
+    feeder: str | None = None
+    hub_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is connected to the broker, after its password was found right."""
+
+    kind: Literal["hub", "site", "monitor"]
+    name: str
+
+
+PUBLISHED_BY_SITE: Final = frozenset({Kind.HEARTBEAT, Kind.STATE, Kind.EVENTS, Kind.REPLIES})
+READ_BY_SITE: Final = frozenset({Kind.HEARTBEAT, Kind.COMMANDS})
+RETAINED: Final = frozenset({Kind.HEARTBEAT, Kind.STATE})
+
+
+class Topics:
+    """The topics below one root, built, taken apart and guarded."""
+
+    def __init__(self, root: str = "fh/v1") -> None:
+        if not root or root.startswith("$") or set(root) & set("+#\0") or "" in root.split("/"):
+            raise ValueError(f"the topic root {root!r} must be one or more non-empty levels without + # or a leading $")
+        self.root = root
+        self._prefix = root + "/"
+
+    def heartbeat(self, site: str) -> str:
+        return f"{self.root}/{site}/heartbeat"
+
+    def state(self, site: str, feeder: str) -> str:
+        return f"{self.root}/{site}/feeders/{feeder}/state"
+
+    def events(self, site: str, feeder: str) -> str:
+        return f"{self.root}/{site}/feeders/{feeder}/events"
+
+    def commands(self, site: str, feeder: str | None = None) -> str:
+        """Where the hub sends a feeder's commands, or (without a feeder) those for the whole site."""
+        return f"{self.root}/{site}/commands" if feeder is None else f"{self.root}/{site}/feeders/{feeder}/commands"
+
+    def replies(self, site: str, hub_id: str) -> str:
+        return f"{self.root}/{site}/replies/{hub_id}"
+
+    def hub_filters(self, hub_id: str) -> tuple[str, ...]:
+        """What one hub process subscribes to."""
+        return (
+            self.heartbeat("+"),
+            self.state("+", "+"),
+            self.events("+", "+"),
+            self.replies("+", hub_id),
+        )
+
+    def desktop_filters(self, site: str) -> tuple[str, ...]:
+        """What a site's desktop subscribes to: its two command filters, and its own heartbeat."""
+        return (self.commands(site), self.commands(site, "+"), self.heartbeat(site))
+
+    def parse(self, topic: str) -> Address | None:
+        """The address that a topic name stands for, or None if the contract does not know it."""
+        if not topic.startswith(self._prefix):
+            return None
+        match topic[len(self._prefix) :].split("/"):
+            case [site, "heartbeat"] if is_id(site):
+                return Address(site, Kind.HEARTBEAT)
+            case [site, "commands"] if is_id(site):
+                return Address(site, Kind.COMMANDS)
+            case [site, "replies", hub_id] if is_id(site) and is_id(hub_id):
+                return Address(site, Kind.REPLIES, hub_id=hub_id)
+            case [site, "feeders", feeder, "state" | "events" | "commands" as kind] if is_id(site) and is_id(feeder):
+                return Address(site, Kind(kind), feeder=feeder)
+        return None
+
+    # --- who may do what -------------------------------------------------------------------------------------
+
+    def owns_client_id(self, identity: Identity, client_id: str) -> bool:
+        """A site's client id is exactly its name; the hub's and a monitor's begin with theirs."""
+        if identity.kind == "site":
+            return client_id == identity.name
+        return client_id == identity.name or client_id.startswith(identity.name + "-")
+
+    def may_publish(self, identity: Identity, topic: str, *, retain: bool) -> bool:
+        """Whether the identity may publish there (a will is a publish), with or without the RETAIN flag."""
+        address = self.parse(topic)
+        if address is None or (retain and address.kind not in RETAINED):
+            return False
+        if identity.kind == "hub":
+            return address.kind is Kind.COMMANDS
+        return identity.kind == "site" and address.site == identity.name and address.kind in PUBLISHED_BY_SITE
+
+    def may_subscribe(self, identity: Identity, topic_filter: str) -> bool:
+        """Whether every topic that the filter matches may be read by the identity."""
+        if identity.kind == "hub":
+            return topic_filter.startswith(self._prefix)
+        if identity.kind == "monitor":
+            return topic_filter == "$SYS" or topic_filter.startswith("$SYS/")
+        if topic_filter == self.commands(identity.name, "+"):
+            return True
+        address = self.parse(topic_filter)
+        return address is not None and address.site == identity.name and address.kind in READ_BY_SITE
+
+    def may_receive(self, identity: Identity, topic: str) -> bool:
+        """Whether a message on that topic may be delivered to the identity: live, retained or queued."""
+        if identity.kind == "hub":
+            return topic.startswith(self._prefix)
+        if identity.kind == "monitor":
+            return topic.startswith("$SYS/")
+        address = self.parse(topic)
+        return address is not None and address.site == identity.name and address.kind in READ_BY_SITE
