@@ -16,7 +16,7 @@ PACKAGES   := mosquitto mosquitto-clients redis-server
 export PATH := $(PATH):/usr/sbin:/sbin
 
 # How this user may act as root: as itself, by sudo without a password, or not at all ("no").
-AS_ROOT     = $(shell if [ "$$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo sudo; else echo no; fi)
+AS_ROOT     = $(shell if [ "$$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo sudo env; else echo no; fi)
 
 .DEFAULT_GOAL := help
 .PHONY: help env run test check format bench lock programs clean
