@@ -1,6 +1,6 @@
 """What a link to the broker is, whichever broker and whichever library stands behind it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,30 +11,32 @@ class Message:
 
     retained: the RETAIN flag was set, so this is a replay of something said earlier.
     received_at_s: `time.monotonic()` of its arrival, in seconds.
+    acknowledge: tells the broker (QoS 1) that the message is safe with us; it may send it again until then.
     """
 
     topic: str
     payload: bytes
     retained: bool
     received_at_s: float
+    acknowledge: Callable[[], None]
 
 
-Receive = Callable[[Message], Awaitable[None]]
-"""Called for each message; the message is acknowledged to the broker (QoS 1) when it returns."""
+Receive = Callable[[Message], None]
+"""Called in the event loop for each message, in their order."""
 
 
-class NotConnected(Exception):  # noqa: N818 - a state, in the words of the contract
+class NotConnected(Exception):
     """The link has no connection to the broker now; nothing was sent."""
 
 
 class Link(Protocol):
-    """Publishes, and hands arriving messages to the `Receive` it was made with, in order per topic."""
+    """Publishes, and hands arriving messages to the `Receive` it was made with."""
 
     @property
     def connected(self) -> bool:
         """The broker has accepted the connection and granted every subscription."""
         ...
 
-    async def publish(self, topic: str, payload: bytes) -> None:
-        """Hand a QoS 1 message, never retained, to the broker. Raises NotConnected before anything is sent."""
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Hand a QoS 1 message, never retained, to the broker. Raises NotConnected; then nothing was sent."""
         ...

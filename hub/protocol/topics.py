@@ -55,9 +55,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is connected to the broker, after its password was found right."""
+    """Who is connected to the broker, after its password was found right.
 
-    kind: Literal["hub", "site", "monitor"]
+    kind `hand`: a site's second connection, for tools; it may publish what the site may, and receives nothing.
+    """
+
+    kind: Literal["hub", "site", "hand", "monitor"]
     name: str
 
 
@@ -121,6 +124,19 @@ class Topics:
 
     # --- who may do what -------------------------------------------------------------------------------------
 
+    def acting_as(self, identity: Identity, client_id: str) -> Identity | None:
+        """Who a client is by its user and its client id; None if that client id is not the user's.
+
+        A site's client id is exactly its name, so a second desktop knocks the first one out. `{site}.{anything}` is a
+        hand: a tool that publishes beside the desktop and, as it receives nothing, can never act in its place.
+        """
+        if identity.kind == "site":
+            if client_id == identity.name:
+                return identity
+            return Identity("hand", identity.name) if client_id.startswith(identity.name + ".") else None
+        own = client_id == identity.name or client_id.startswith(identity.name + "-")
+        return identity if own else None
+
     def owns_client_id(self, identity: Identity, client_id: str) -> bool:
         """A site's client id is exactly its name; the hub's and a monitor's begin with theirs."""
         if identity.kind == "site":
@@ -134,7 +150,8 @@ class Topics:
             return False
         if identity.kind == "hub":
             return address.kind is Kind.COMMANDS
-        return identity.kind == "site" and address.site == identity.name and address.kind in PUBLISHED_BY_SITE
+        by_site = identity.kind in ("site", "hand") and address.site == identity.name
+        return by_site and address.kind in PUBLISHED_BY_SITE
 
     def may_subscribe(self, identity: Identity, topic_filter: str) -> bool:
         """Whether every topic that the filter matches may be read by the identity."""
@@ -142,6 +159,8 @@ class Topics:
             return topic_filter.startswith(self._prefix)
         if identity.kind == "monitor":
             return topic_filter == "$SYS" or topic_filter.startswith("$SYS/")
+        if identity.kind == "hand":
+            return False
         if topic_filter == self.commands(identity.name, "+"):
             return True
         address = self.parse(topic_filter)
@@ -153,5 +172,7 @@ class Topics:
             return topic.startswith(self._prefix)
         if identity.kind == "monitor":
             return topic.startswith("$SYS/")
+        if identity.kind == "hand":
+            return False
         address = self.parse(topic)
         return address is not None and address.site == identity.name and address.kind in READ_BY_SITE

@@ -1,0 +1,104 @@
+"""Who may do what: tokens, roles and the secrets of machines.
+
+Machine secrets are long random texts, so a fast hash keeps them: SHA-256 for tokens, and for MQTT secrets the form that
+mosquitto reads as well (`$7$`, PBKDF2-SHA512), so that one stored hash serves the embedded broker and the export.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from sqlmodel import Session, select
+from ulid import ULID
+
+from hub.errors import NotFound
+from hub.models import Site, Token
+
+_PBKDF2_ROUNDS: Final = 101
+"""What mosquitto_passwd takes too; the secret's 256 random bits need no stretching."""
+
+
+class Role(StrEnum):
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class Right(StrEnum):
+    READ = "read"
+    OPERATE = "operate"
+    """Change configs, send commands, stop and release."""
+    ADMINISTER = "administer"
+    """Create, change and delete sites and their credentials."""
+
+
+RIGHTS: Final[dict[Role, frozenset[Right]]] = {
+    Role.VIEWER: frozenset({Right.READ}),
+    Role.OPERATOR: frozenset({Right.READ, Right.OPERATE}),
+    Role.ADMIN: frozenset({Right.READ, Right.OPERATE, Right.ADMINISTER}),
+}
+"""The whole table of who may do what. A token that is bound to a site has these rights there and none elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls. `site` None: every site."""
+
+    actor: str
+    role: Role
+    site: str | None
+
+    def may(self, right: Right) -> bool:
+        return right in RIGHTS[self.role]
+
+    def sees(self, site: str) -> bool:
+        """A site that is not yours does not exist for you."""
+        return self.site is None or self.site == site
+
+
+def new_secret() -> str:
+    """256 random bits as text."""
+    return secrets.token_urlsafe(32)
+
+
+def mqtt_password_hash(secret: str) -> str:
+    """The secret's hash as it stands in mosquitto's password file: `$7$rounds$salt$hash`."""
+    salt = secrets.token_bytes(12)
+    digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, _PBKDF2_ROUNDS)
+    return f"$7${_PBKDF2_ROUNDS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def mqtt_password_matches(stored: str, secret: bytes) -> bool:
+    """Compared in constant time."""
+    _, _, rounds, salt, digest = stored.split("$")
+    given = hashlib.pbkdf2_hmac("sha512", secret, base64.b64decode(salt), int(rounds))
+    return hmac.compare_digest(given, base64.b64decode(digest))
+
+
+def token_hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def add_token(session: Session, role: Role, site: str | None, name: str, now: datetime) -> str:
+    """Store a new token and return it; only its hash is kept. Raises NotFound."""
+    if site is not None and session.get(Site, site) is None:
+        raise NotFound(f"There is no site {site}.")
+    token = f"fh_{new_secret()}"
+    row = Token(id=str(ULID()), name=name, sha256=token_hash(token), role=role, site_id=site, created_at=now)
+    session.add(row)
+    return token
+
+
+def caller_of(session: Session, token: str) -> Caller | None:
+    """Whose token it is, or None."""
+    row = session.exec(select(Token).where(Token.sha256 == token_hash(token))).first()
+    return None if row is None else Caller(f"token:{row.name}", Role(row.role), row.site_id)
+
+
+def has_tokens(session: Session) -> bool:
+    return session.exec(select(Token.id).limit(1)).first() is not None

@@ -1,0 +1,216 @@
+"""The database: work on rows is a plain function of a session; here it is gathered, run and committed.
+
+`write` gathers what arrives while the last transaction commits into the next one, so that many orders in flight cost
+one commit. Work runs in threads of its own, on the ordinary synchronous drivers: one hop per transaction, none per row.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from alembic import command as alembic_command
+from alembic.config import Config as AlembicConfig
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session
+
+from hub.errors import HubError
+
+T = TypeVar("T")
+Work = Callable[[Session], Any]
+
+BUSY_TIMEOUT_S: Final = 5.0
+_MAX_BATCH: Final = 256
+_READ_THREADS: Final = 4
+_PAUSE_BETWEEN_BATCHES_S: Final = 0.001
+"""Back-to-back commits would starve a second writer, as the command line beside a running hub is."""
+_WRITE_TRIES: Final = 3
+
+
+class DatabaseError(HubError):
+    """The database cannot be opened or is of another version; says what to do."""
+
+
+def sqlite_url(data_dir: Path) -> str:
+    """The address of the database that a hub keeps in its data directory."""
+    return f"sqlite:///{data_dir / 'feeder-hub.sqlite'}"
+
+
+def _with_our_driver(url: str) -> URL:
+    parsed = make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            return parsed.set(drivername="sqlite+pysqlite")
+        case "postgresql" | "postgres":
+            return parsed.set(drivername="postgresql+psycopg")
+        case other:
+            raise DatabaseError(f"database.url names {other}; Feeder Hub runs on sqlite:///… and postgresql://…")
+
+
+def _engine(url: URL, *, begin: str) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=_READ_THREADS + 1, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Deferred transactions that read first and write later lose updates silently.
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+@dataclass(slots=True)
+class _Pending:
+    work: Work
+    done: asyncio.Future[Any]
+
+
+class Database:
+    """`async with Database(url) as database`: the tables are there and at the newest version."""
+
+    def __init__(self, url: str) -> None:
+        self.url = _with_our_driver(url)
+        self._write_engine = _engine(self.url, begin="BEGIN IMMEDIATE")
+        self._read_engine = self._write_engine if not self.is_sqlite else _engine(self.url, begin="BEGIN")
+        self._writer = ThreadPoolExecutor(1, "database-write")
+        self._readers = ThreadPoolExecutor(_READ_THREADS, "database-read")
+        self._pending: list[_Pending] = []
+        self._arrived = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    async def __aenter__(self) -> Self:
+        await asyncio.get_running_loop().run_in_executor(self._writer, self.migrate)
+        self._task = asyncio.create_task(self._write_batches(), name="database-write")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """What was handed in is still written; then the threads and connections end."""
+        if self._task is not None:
+            self._arrived.set()
+            task, self._task = self._task, None
+            await task
+        self.close()
+
+    def close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self._write_engine.dispose()
+        self._read_engine.dispose()
+
+    # --- from the event loop ---------------------------------------------------------------------------------
+
+    async def write(self, work: Callable[[Session], T]) -> T:
+        """Run the work in a transaction, perhaps shared with other work, and return its result once committed.
+
+        The work may be run again from the start (another work of the same transaction failed), so it touches
+        nothing but the session. What it raises is raised here, and then none of it is stored.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._task is None:
+            raise RuntimeError("the database is closed")
+        self._pending.append(_Pending(work, done))
+        self._arrived.set()
+        return await done
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Run the work in a transaction of its own that only reads."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
+
+    async def _write_batches(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._pending or self._task is not None:
+            if not self._pending:
+                await self._arrived.wait()
+                self._arrived.clear()
+                continue
+            batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+            outcomes = await loop.run_in_executor(self._writer, self._commit, [pending.work for pending in batch])
+            for pending, outcome in zip(batch, outcomes, strict=True):
+                if pending.done.done():  # the caller was cancelled; the row stands all the same
+                    continue
+                if isinstance(outcome, BaseException):
+                    pending.done.set_exception(outcome)
+                else:
+                    pending.done.set_result(outcome)
+            await asyncio.sleep(_PAUSE_BETWEEN_BATCHES_S)
+
+    # --- in a thread, or without an event loop -----------------------------------------------------------------
+
+    def write_now(self, work: Callable[[Session], T]) -> T:
+        """Run the work in a transaction of its own, in this thread."""
+        for remaining in range(_WRITE_TRIES - 1, -1, -1):
+            try:
+                with Session(self._write_engine, expire_on_commit=False) as session, session.begin():
+                    return work(session)
+            except OperationalError as error:
+                if not remaining or not _is_busy(error):
+                    raise
+        raise AssertionError("unreachable")
+
+    def read_now(self, work: Callable[[Session], T]) -> T:
+        """Run reading work in this thread."""
+        with Session(self._read_engine, expire_on_commit=False) as session:
+            return work(session)
+
+    def _commit(self, works: list[Work]) -> list[Any]:
+        """All in one transaction; where one of them fails, each in its own, so that it fails alone."""
+        if len(works) > 1:
+            try:
+                with Session(self._write_engine, expire_on_commit=False) as session, session.begin():
+                    results = []
+                    for work in works:
+                        results.append(work(session))
+                        session.flush()
+                    return results
+            except Exception:  # noqa: BLE001 - told apart just below, one by one
+                pass
+        return [self._commit_alone(work) for work in works]
+
+    def _commit_alone(self, work: Work) -> Any:
+        try:
+            return self.write_now(work)
+        except Exception as error:  # noqa: BLE001 - handed to the one who asked for this work
+            return error
+
+    # --- the tables themselves -----------------------------------------------------------------------------------
+
+    def migrate(self) -> None:
+        """Bring the tables to the newest version, or raise DatabaseError and change nothing."""
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        script = ScriptDirectory.from_config(config)
+        try:
+            with self._write_engine.begin() as connection:
+                current = MigrationContext.configure(connection).get_current_revision()
+                if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+                    raise DatabaseError(
+                        f"the database is of version {current}, which this Feeder Hub does not know: it was written by "
+                        "a newer one. Install that version again, or restore a backup."
+                    )
+                config.attributes["connection"] = connection
+                alembic_command.upgrade(config, "head")
+        except OperationalError as error:
+            raise DatabaseError(f"the database {self.url.render_as_string()} cannot be opened: {error.orig}") from error
+
+
+def _is_busy(error: OperationalError) -> bool:
+    return "database is locked" in str(error.orig)

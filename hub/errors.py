@@ -1,0 +1,89 @@
+"""Everything that the hub refuses or cannot do, as one tree.
+
+    HubError
+    |-- InvalidOrder         the order itself is wrong; `faults` names every field at fault
+    |-- NotFound             no such site, feeder, command or token (or not yours)
+    |-- Refused              the order is well-formed, but not now; nothing was sent
+    |   |-- AlreadyExists
+    |   |-- ConfigUnknown    nobody knows the feeder's config yet, so nothing can be patched
+    |   |-- ConfigChanged    If-Match names a config that is not the current one
+    |   |-- DesktopOffline   the site's liveness key is gone
+    |   |-- Stopped          the site's emergency stop is latched
+    |   `-- KeyReused        an Idempotency-Key came again with another body
+    `-- Unavailable          a part that is needed cannot be reached; nothing was sent
+        |-- LivenessUnknown
+        `-- BrokerUnreachable
+
+Rules raise these; the HTTP layer turns each class into its problem in one table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+
+class HubError(Exception):
+    """Says in `str(error)` what is wrong and what to do, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One field at fault. `field` is its path (`config.meal_g`), `limit` the bound that it broke, where it broke one."""
+
+    field: str
+    message: str
+    limit: float | None = None
+
+
+class InvalidOrder(HubError):
+    def __init__(self, detail: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(detail)
+        self.faults = tuple(faults)
+
+
+class NotFound(HubError):
+    pass
+
+
+class Refused(HubError):
+    pass
+
+
+class AlreadyExists(Refused):
+    pass
+
+
+class ConfigUnknown(Refused):
+    pass
+
+
+class ConfigChanged(Refused):
+    def __init__(self, detail: str, etag: str | None) -> None:
+        super().__init__(detail)
+        self.etag = etag
+
+
+class DesktopOffline(Refused):
+    def __init__(self, site: str, last_seen_at: datetime | None) -> None:
+        super().__init__(f"The desktop of site {site} is not alive. Nothing was sent; try again when it is back.")
+        self.last_seen_at = last_seen_at
+
+
+class Stopped(Refused):
+    pass
+
+
+class KeyReused(Refused):
+    pass
+
+
+class Unavailable(HubError):
+    pass
+
+
+class LivenessUnknown(Unavailable):
+    pass
+
+
+class BrokerUnreachable(Unavailable):
+    pass

@@ -1,0 +1,237 @@
+"""Liveness: one Redis key per site, with a time to live that each heartbeat renews. There = alive, gone = not alive.
+
+The rules stand in two scripts that Redis runs in one step, so that any number of hub processes, late wills and late
+heartbeats come to the same truth:
+
+- a heartbeat renews only if its session has not ended and its `seq` is higher than the last one seen of it;
+- a new session replaces an older one, which thereby has ended for good (remembered for 24 h);
+- a will or a shutdown ends its session for good, and deletes the key only if the key is that session's.
+
+Redis that came back empty knows nothing of the living. Its epoch key is missing then; whoever notices writes a new one
+and, for one time to live, a `recovering` key beside it: while that is there, a missing liveness key means *unknown*.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from ulid import ULID
+
+from hub.errors import DesktopOffline, LivenessUnknown
+from hub.protocol.messages import Heartbeat
+from hub.store import Store, StoreUnreachable
+
+ENDED_SESSIONS_KEPT_S: Final = 24 * 3600
+ENDED_SESSIONS_KEPT: Final = 1000
+EPOCH_KEY: Final = "{fh}:epoch"
+RECOVERING_KEY: Final = "{fh}:recovering"
+
+_REMEMBER_ENDED: Final = f"""
+local function remember_ended(key, session, now_ms)
+  redis.call('ZADD', key, now_ms, session)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms - {ENDED_SESSIONS_KEPT_S * 1000})
+  redis.call('ZREMRANGEBYRANK', key, 0, -{ENDED_SESSIONS_KEPT + 1})
+  redis.call('PEXPIRE', key, {ENDED_SESSIONS_KEPT_S * 1000})
+end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+# KEYS: alive, ended, seen. ARGV: session, seq, ttl_ms, then the facts (field, value, ...).
+_HEARTBEAT: Final = (
+    _REMEMBER_ENDED
+    + """
+local session, seq = ARGV[1], tonumber(ARGV[2])
+if redis.call('ZSCORE', KEYS[2], session) then return 'ended' end
+local seen = redis.call('HMGET', KEYS[3], 'session', 'seq')
+if seen[1] == session and tonumber(seen[2]) >= seq then return 'stale' end
+local holder = redis.call('HGET', KEYS[1], 'session')
+local outcome = 'renewed'
+if holder ~= session then
+  outcome = holder and 'replaced' or 'started'
+  for _, older in ipairs({holder or session, seen[1] or session}) do
+    if older ~= session then remember_ended(KEYS[2], older, now_ms) end
+  end
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'since_ms', now_ms)
+end
+redis.call('HSET', KEYS[1], 'session', session, 'seq', ARGV[2], 'last_seen_ms', now_ms, unpack(ARGV, 4))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('HSET', KEYS[3], 'session', session, 'seq', ARGV[2], 'last_seen_ms', now_ms)
+return outcome
+"""
+)
+
+# KEYS: alive, ended. ARGV: session.
+_END: Final = (
+    _REMEMBER_ENDED
+    + """
+remember_ended(KEYS[2], ARGV[1], now_ms)
+if redis.call('HGET', KEYS[1], 'session') ~= ARGV[1] then return 'other' end
+redis.call('DEL', KEYS[1])
+return 'ended'
+"""
+)
+
+
+class Beat(StrEnum):
+    """What a heartbeat did."""
+
+    STARTED = "started"
+    REPLACED = "replaced"
+    RENEWED = "renewed"
+    STALE = "stale"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Whether a site's desktop is alive, by the key. `alive` None means that it is not known now."""
+
+    site: str
+    alive: bool | None
+    session: str | None = None
+    journal_id: str | None = None
+    since: datetime | None = None
+    last_seen_at: datetime | None = None
+    expires_in_s: float | None = None
+    agent: str | None = None
+    plc_connected: bool | None = None
+    clock_skew_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AliveSession:
+    """Whom a command is addressed to: the session that is alive now, and its journal."""
+
+    session: str
+    journal_id: str
+
+
+def _alive_key(site: str) -> str:
+    return f"fh:{{{site}}}:alive"
+
+
+def _ended_key(site: str) -> str:
+    return f"fh:{{{site}}}:ended"
+
+
+def _seen_key(site: str) -> str:
+    return f"fh:{{{site}}}:seen"
+
+
+def _moment(ms: str | None) -> datetime | None:
+    return None if ms is None else datetime.fromtimestamp(int(ms) / 1000, UTC)
+
+
+class LivenessKeys:
+    """The keys of all sites. `ttl_s`: how long one heartbeat counts."""
+
+    def __init__(self, store: Store, ttl_s: float) -> None:
+        self._store = store
+        self.ttl_s = ttl_s
+
+    # --- what arrives ----------------------------------------------------------------------------------------
+
+    async def beat(self, site: str, heartbeat: Heartbeat, clock_skew_s: float, waited_s: float = 0) -> Beat:
+        """Take in a live heartbeat. `waited_s`: how long ago it arrived, where Redis was away in between."""
+        ttl_ms = max(1, round((self.ttl_s - waited_s) * 1000))
+        facts: list[Any] = [
+            *("journal_id", heartbeat.journal_id),
+            *("agent", heartbeat.agent),
+            *("clock_skew_s", f"{clock_skew_s:.3f}"),
+        ]
+        if heartbeat.plc is not None:
+            facts += ("plc_connected", int(heartbeat.plc.connected))
+        keys = (_alive_key(site), _ended_key(site), _seen_key(site))
+        return Beat(
+            await self._store.call("EVAL", _HEARTBEAT, 3, *keys, heartbeat.session, heartbeat.seq, ttl_ms, *facts)
+        )
+
+    async def end(self, site: str, session: str) -> bool:
+        """End a session for good; True if it was the one that was alive."""
+        return bool(
+            await self._store.call("EVAL", _END, 2, _alive_key(site), _ended_key(site), session) == "ended"
+        )
+
+    async def forget(self, site: str) -> None:
+        """Drop everything about a site that is deleted."""
+        await self._store.call("DEL", _alive_key(site), _ended_key(site), _seen_key(site))
+
+    # --- what is asked ---------------------------------------------------------------------------------------
+
+    async def require_alive(self, site: str) -> AliveSession:
+        """The session to address. Raises DesktopOffline or LivenessUnknown."""
+        try:
+            (session, journal_id), last_seen_ms, epoch = await self._store.calls(
+                ("HMGET", _alive_key(site), "session", "journal_id"),
+                ("HGET", _seen_key(site), "last_seen_ms"),
+                ("MGET", EPOCH_KEY, RECOVERING_KEY),
+            )
+        except StoreUnreachable as error:
+            raise LivenessUnknown(f"Whether the desktop of site {site} is alive cannot be known now: {error}") from error
+        if session is not None:
+            return AliveSession(session, journal_id)
+        if not await self._is_settled(epoch):
+            raise LivenessUnknown(
+                f"The liveness store came back empty; for {self.ttl_s:g} s it is not known whether the desktop of site "
+                f"{site} is alive. Nothing was sent; try again then."
+            )
+        raise DesktopOffline(site, _moment(last_seen_ms))
+
+    async def read(self, sites: list[str]) -> list[Liveness]:
+        """The liveness of some sites, in their order; unknown (and no error) where Redis does not answer."""
+        if not sites:
+            return []
+        commands: list[tuple[Any, ...]] = [("MGET", EPOCH_KEY, RECOVERING_KEY)]
+        for site in sites:
+            commands += [("HGETALL", _alive_key(site)), ("PTTL", _alive_key(site)), ("HGET", _seen_key(site), "last_seen_ms")]
+        try:
+            epoch, *replies = await self._store.calls(*commands)
+            settled = await self._is_settled(epoch)
+        except StoreUnreachable:
+            return [Liveness(site, None) for site in sites]
+        return [
+            _liveness(site, _pairs(replies[3 * n]), replies[3 * n + 1], replies[3 * n + 2], settled)
+            for n, site in enumerate(sites)
+        ]
+
+    async def _is_settled(self, epoch: list[str | None]) -> bool:
+        """Whether a missing key means that a desktop is gone. Begins a new epoch where there is none."""
+        known, recovering = epoch
+        if known is None:
+            await self.begin_epoch(recovering=True)
+            return False
+        return recovering is None
+
+    async def begin_epoch(self, *, recovering: bool) -> None:
+        """Write the epoch key where it is missing; `recovering` False: it is certain that nobody is alive."""
+        ttl_ms = round(self.ttl_s * 1000) if recovering else 1
+        # The recovering key goes first: another process must never see a new epoch without it.
+        await self._store.calls(
+            ("SET", RECOVERING_KEY, "1", "PX", ttl_ms, "NX"),
+            ("SET", EPOCH_KEY, str(ULID()), "NX"),
+        )
+
+
+def _pairs(reply: Any) -> dict[str, str]:
+    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _liveness(site: str, facts: dict[str, str], pttl_ms: int, last_seen_ms: str | None, settled: bool) -> Liveness:
+    if not facts:
+        return Liveness(site, False if settled else None, last_seen_at=_moment(last_seen_ms))
+    plc = facts.get("plc_connected")
+    return Liveness(
+        site,
+        True,
+        session=facts["session"],
+        journal_id=facts["journal_id"],
+        since=_moment(facts["since_ms"]),
+        last_seen_at=_moment(facts["last_seen_ms"]),
+        expires_in_s=max(0, pttl_ms) / 1000,
+        agent=facts["agent"],
+        plc_connected=None if plc is None else plc == "1",
+        clock_skew_s=float(facts["clock_skew_s"]),
+    )

@@ -1,0 +1,212 @@
+"""The tables. Rows are facts; the rules that move them stand in the file of their noun.
+
+Times are UTC in whole milliseconds; grams are floats in g; ids are the contract's ids and ULIDs.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKeyConstraint, Index, String, text
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+from hub.command_states import CommandState
+
+JsonObject = dict[str, Any]
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment that keeps its zone: SQLite drops it, so it is UTC on the way in and on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a moment without a time zone cannot be stored: {value!r}")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _moment(**options: Any) -> Any:
+    return Field(sa_type=UtcDateTime, **options)
+
+
+def _json(**options: Any) -> Any:
+    return Field(sa_type=JSON(none_as_null=True), **options)
+
+
+class Site(SQLModel, table=True):
+    """One fish farm with one desktop."""
+
+    id: str = Field(primary_key=True, max_length=63)
+    name: str = Field(max_length=200)
+    time_zone: str = Field(max_length=64)
+    mqtt_password_hash: str = Field(max_length=200)
+    created_at: datetime = _moment()
+    stop_epoch: int = 0
+    stopped_at: datetime | None = _moment(default=None)
+    stop_command_id: str | None = Field(default=None, max_length=26)
+
+
+class Feeder(SQLModel, table=True):
+    """One robot at a site: what the hub wants of it, and what its desktop last reported."""
+
+    site_id: str = Field(primary_key=True, max_length=63, foreign_key="site.id", ondelete="CASCADE")
+    id: str = Field(primary_key=True, max_length=63)
+    created_at: datetime = _moment()
+    last_version: int = 0
+    """The highest config version given out or reported; the next one is higher."""
+    desired_config: JsonObject | None = _json(default=None)
+    desired_version: int | None = None
+    pending_command_id: str | None = Field(default=None, max_length=26)
+    """The newest `set_config` that is on its way."""
+    reported_config: JsonObject | None = _json(default=None)
+    reported_version: int | None = None
+    local_rev: int = 0
+    state_journal_id: str | None = Field(default=None, max_length=64)
+    state_seq: int | None = None
+    condition: str | None = Field(default=None, max_length=16)
+    control: str | None = Field(default=None, max_length=16)
+    silo_g: float | None = None
+    next_meal_at: datetime | None = _moment(default=None)
+    state_at: datetime | None = _moment(default=None)
+
+
+def _of_feeder() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["site_id", "feeder_id"], ["feeder.site_id", "feeder.id"], ondelete="CASCADE")
+
+
+class Command(SQLModel, table=True):
+    """One order and its state now; its story is in CommandStep."""
+
+    __table_args__ = (
+        _of_feeder(),
+        Index("ix_command_site_id", "site_id", "id"),
+        Index("ix_command_open", "deadline_at", sqlite_where=text("settled_at IS NULL"), postgresql_where=text("settled_at IS NULL")),
+    )
+
+    id: str = Field(primary_key=True, max_length=26)
+    site_id: str = Field(max_length=63, foreign_key="site.id", ondelete="CASCADE")
+    feeder_id: str | None = Field(default=None, max_length=63)
+    name: str = Field(max_length=32)
+    args: JsonObject = _json()
+    state: CommandState = Field(sa_type=String(16))
+    code: str | None = Field(default=None, max_length=64)
+    detail: str | None = Field(default=None, max_length=1000)
+    result: JsonObject | None = _json(default=None)
+    """What was read back: config, config_version, local_rev, dispensed_g, feeders; as far as it applies."""
+    actor: str = Field(max_length=100)
+    hub_id: str = Field(max_length=63)
+    session: str | None = Field(default=None, max_length=64)
+    journal_id: str | None = Field(default=None, max_length=64)
+    stop_epoch: int
+    created_at: datetime = _moment()
+    expires_at: datetime = _moment()
+    """The desktop does not begin after this."""
+    deadline_at: datetime = _moment()
+    """Without a final reply by then the outcome is unknown."""
+    next_report_at: datetime | None = _moment(default=None)
+    report_count: int = 0
+    settled_at: datetime | None = _moment(default=None)
+
+
+class CommandStep(SQLModel, table=True):
+    """A command came into a state: when, and why. Each state at most once, as states only move forward."""
+
+    __tablename__ = "command_step"
+
+    command_id: str = Field(primary_key=True, max_length=26, foreign_key="command.id", ondelete="CASCADE")
+    state: str = Field(primary_key=True, max_length=16)
+    at: datetime = _moment()
+    cause: str = Field(max_length=200)
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """A key that a caller gave to an order, committed together with the order's row."""
+
+    __tablename__ = "idempotency_key"
+
+    actor: str = Field(primary_key=True, max_length=100)
+    key: str = Field(primary_key=True, max_length=200)
+    fingerprint: str = Field(max_length=64)
+    command_id: str = Field(max_length=26, foreign_key="command.id", ondelete="CASCADE")
+    created_at: datetime = _moment()
+
+
+class ConfigRevision(SQLModel, table=True):
+    """A config that a feeder was ordered to take, or (origin `local`) took on the farm. Its outcome is the command's."""
+
+    __tablename__ = "config_revision"
+    __table_args__ = (_of_feeder(), Index("ix_config_revision_feeder", "site_id", "feeder_id", "id"))
+
+    id: int | None = Field(default=None, primary_key=True)
+    site_id: str = Field(max_length=63)
+    feeder_id: str = Field(max_length=63)
+    version: int
+    local_rev: int
+    origin: str = Field(max_length=8)
+    actor: str | None = Field(default=None, max_length=100)
+    at: datetime = _moment()
+    config: JsonObject = _json()
+    command_id: str | None = Field(default=None, max_length=26, foreign_key="command.id", ondelete="SET NULL")
+
+
+class FeederEvent(SQLModel, table=True):
+    """A meal, a dose, a skip, a jam ... as the desktop told it; stored once by id."""
+
+    __tablename__ = "feeder_event"
+    __table_args__ = (_of_feeder(), Index("ix_feeder_event_at", "site_id", "feeder_id", "at"))
+
+    id: str = Field(primary_key=True, max_length=26)
+    site_id: str = Field(max_length=63)
+    feeder_id: str = Field(max_length=63)
+    seq: int
+    kind: str = Field(max_length=64)
+    at: datetime = _moment()
+    planned_g: float | None = None
+    dispensed_g: float | None = None
+    reason: str | None = Field(default=None, max_length=1000)
+    command_id: str | None = Field(default=None, max_length=26)
+    received_at: datetime = _moment()
+
+
+class Presence(SQLModel, table=True):
+    """A span of time in which one session of a site's desktop was alive. At most one is open per site."""
+
+    __table_args__ = (
+        Index("ix_presence_site", "site_id", "id"),
+        Index(
+            "uq_presence_open",
+            "site_id",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    site_id: str = Field(max_length=63, foreign_key="site.id", ondelete="CASCADE")
+    session: str = Field(max_length=64)
+    began_at: datetime = _moment()
+    ended_at: datetime | None = _moment(default=None)
+    ended_by: str | None = Field(default=None, max_length=16)
+    """will, shutdown, expired, replaced or restart."""
+    last_seen_at: datetime | None = _moment(default=None)
+
+
+class Token(SQLModel, table=True):
+    """A script's or a person's key to the HTTP API, stored as its SHA-256."""
+
+    id: str = Field(primary_key=True, max_length=26)
+    name: str = Field(max_length=100)
+    sha256: str = Field(max_length=64, unique=True)
+    role: str = Field(max_length=16)
+    site_id: str | None = Field(default=None, max_length=63, foreign_key="site.id", ondelete="CASCADE")
+    created_at: datetime = _moment()

@@ -1,0 +1,95 @@
+"""The history of liveness: spans in which a session was alive. A conditional write decides who tells of a change.
+
+Several hub processes may notice the same change at once; the one whose write touches the row tells the live stream.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import func, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col, select
+
+from hub.models import Presence
+
+TWO_DESKTOPS_SESSIONS: Final = 3
+TWO_DESKTOPS_WITHIN: Final = timedelta(minutes=1)
+"""More sessions than that within that time: two desktops knock each other out."""
+
+
+def begin(session: Session, site: str, desktop_session: str, at: datetime) -> bool:
+    """A session is alive from now on; a span of an older session ends. False if that was known already."""
+    session.execute(
+        update(Presence)
+        .where(
+            col(Presence.site_id) == site,
+            col(Presence.ended_at).is_(None),
+            col(Presence.session) != desktop_session,
+        )
+        .values(ended_at=at, ended_by="replaced", last_seen_at=at)
+    )
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    inserted = session.execute(
+        dialect.insert(Presence)
+        .values(site_id=site, session=desktop_session, began_at=at)
+        .on_conflict_do_nothing()
+        .returning(col(Presence.id))
+    )
+    return inserted.first() is not None
+
+
+def finish(
+    session: Session, site: str, desktop_session: str, at: datetime, by: str, last_seen_at: datetime | None
+) -> bool:
+    """The session is not alive any more. False if that was known already, or was another session."""
+    result = session.execute(
+        update(Presence)
+        .where(
+            col(Presence.site_id) == site,
+            col(Presence.session) == desktop_session,
+            col(Presence.ended_at).is_(None),
+        )
+        .values(ended_at=at, ended_by=by, last_seen_at=last_seen_at)
+        .returning(col(Presence.id))
+    )
+    return result.first() is not None
+
+
+def finish_all(session: Session, at: datetime, by: str) -> Sequence[str]:
+    """Every open span ends; returns the sites."""
+    result = session.execute(
+        update(Presence)
+        .where(col(Presence.ended_at).is_(None))
+        .values(ended_at=at, ended_by=by)
+        .returning(col(Presence.site_id))
+    )
+    return result.scalars().all()
+
+
+def open_spans(session: Session) -> list[tuple[str, str]]:
+    """(site, session) of everybody who is held to be alive."""
+    return list(session.exec(select(Presence.site_id, Presence.session).where(col(Presence.ended_at).is_(None))))
+
+
+def has_two_desktops(session: Session, site: str, now: datetime) -> bool:
+    """Whether the site's sessions follow each other so fast that there must be two desktops."""
+    count = session.exec(
+        select(func.count())
+        .select_from(Presence)
+        .where(Presence.site_id == site, Presence.began_at > now - TWO_DESKTOPS_WITHIN)
+    ).one()
+    return count > TWO_DESKTOPS_SESSIONS
+
+
+def is_empty(session: Session) -> bool:
+    """Whether nobody has ever been alive."""
+    return session.exec(select(Presence.id).limit(1)).first() is None
+
+
+def list_spans(session: Session, site: str, before: int | None, limit: int) -> list[Presence]:
+    """A site's spans, the newest first; `before`: only those with a smaller id."""
+    query = select(Presence).where(Presence.site_id == site).order_by(col(Presence.id).desc()).limit(limit)
+    if before is not None:
+        query = query.where(col(Presence.id) < before)
+    return list(session.exec(query))

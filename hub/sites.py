@@ -1,0 +1,125 @@
+"""Sites: fish farms with one desktop each, and their MQTT credentials."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from sqlmodel import Session, select
+
+from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
+from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
+from hub.models import Feeder, Site
+from hub.protocol.topics import RESERVED_NAMES, is_id
+
+MAX_FEEDERS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class NewSite:
+    """A site as it was just made; the secret is shown once and kept nowhere."""
+
+    site: str
+    feeders: list[str]
+    secret: str
+
+
+def check_id(noun: str, text: str) -> None:
+    if not is_id(text):
+        message = f"{text!r} cannot name a {noun}: 1 to 63 of a-z 0-9 _ -, beginning with a letter or digit"
+        raise InvalidOrder(message, [Fault(noun, message)])
+
+
+def check_time_zone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        message = f"{name!r} is not an IANA time zone, such as Europe/Oslo"
+        raise InvalidOrder(message, [Fault("time_zone", message)]) from error
+
+
+def add_site(
+    session: Session, site: str, feeders: Sequence[str], time_zone: str, now: datetime, *, name: str | None = None
+) -> NewSite:
+    """Raises InvalidOrder or AlreadyExists."""
+    check_id("site", site)
+    check_time_zone(time_zone)
+    if site in RESERVED_NAMES:
+        message = f"The name {site} is reserved; choose another one."
+        raise InvalidOrder(message, [Fault("site", message)])
+    if not 0 < len(feeders) <= MAX_FEEDERS or len(set(feeders)) != len(feeders):
+        message = f"A site has 1 to {MAX_FEEDERS} feeders, each with a name of its own."
+        raise InvalidOrder(message, [Fault("feeders", message)])
+    for feeder in feeders:
+        check_id("feeder", feeder)
+    if session.get(Site, site) is not None:
+        raise AlreadyExists(f"There is a site {site} already.")
+    secret = new_secret()
+    session.add(
+        Site(
+            id=site,
+            name=name or site,
+            time_zone=time_zone,
+            mqtt_password_hash=mqtt_password_hash(secret),
+            created_at=now,
+        )
+    )
+    session.flush()
+    session.add_all(Feeder(site_id=site, id=feeder, created_at=now) for feeder in feeders)
+    return NewSite(site, list(feeders), secret)
+
+
+def numbered_feeders(count: int) -> list[str]:
+    """f1 ... fN"""
+    return [f"f{n}" for n in range(1, count + 1)]
+
+
+def get_site(session: Session, site: str) -> Site:
+    """Raises NotFound."""
+    row = session.get(Site, site)
+    if row is None:
+        raise NotFound(f"There is no site {site}.")
+    return row
+
+
+def list_sites(session: Session, after: str | None, limit: int, only: str | None = None) -> list[Site]:
+    """Sites by id, those after the given one; `only` narrows to a single site."""
+    query = select(Site).order_by(Site.id).limit(limit)
+    if after is not None:
+        query = query.where(Site.id > after)
+    if only is not None:
+        query = query.where(Site.id == only)
+    return list(session.exec(query))
+
+
+def rename(session: Session, site: str, name: str | None, time_zone: str | None) -> Site:
+    """Raises NotFound or InvalidOrder."""
+    row = get_site(session, site)
+    if time_zone is not None:
+        check_time_zone(time_zone)
+        row.time_zone = time_zone
+    if name is not None:
+        row.name = name
+    session.add(row)
+    return row
+
+
+def rotate_secret(session: Session, site: str) -> str:
+    """A new MQTT secret; the old one ends at once. Raises NotFound."""
+    row = get_site(session, site)
+    secret = new_secret()
+    row.mqtt_password_hash = mqtt_password_hash(secret)
+    session.add(row)
+    return secret
+
+
+def delete_site(session: Session, site: str) -> None:
+    """With everything that belongs to it. Raises NotFound."""
+    session.delete(get_site(session, site))
+
+
+def secret_matches(session: Session, site: str, secret: bytes) -> bool:
+    """Whether this is the site's MQTT secret."""
+    row = session.get(Site, site)
+    return row is not None and mqtt_password_matches(row.mqtt_password_hash, secret)

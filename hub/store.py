@@ -1,0 +1,87 @@
+"""The Redis side: calls that are made in one turn of the event loop travel in one pipeline."""
+
+import asyncio
+from typing import Any, Final, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from hub.errors import Unavailable
+
+CALL_TIMEOUT_S: Final = 2.0
+
+Reply = Any
+
+
+class StoreUnreachable(Unavailable):
+    """Redis did not answer. Nothing may be concluded from that about any desktop."""
+
+
+class Store:
+    """`async with Store(url) as store`. Raises StoreUnreachable when Redis is away; the next call tries again.
+
+    Keys that go together carry the same `{hash tag}`; commands are those of Redis 6.2.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.redis = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=CALL_TIMEOUT_S,
+            socket_connect_timeout=CALL_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Reply]]] = []
+        self._flushes: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._flushes:
+            await asyncio.wait(self._flushes)
+        await self.redis.aclose()
+
+    def call(self, *command: Any) -> asyncio.Future[Reply]:
+        """One Redis command; its reply comes with those of all others that this loop turn made, in order."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Reply] = loop.create_future()
+        self._waiting.append((command, done))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._flush)
+        return done
+
+    async def calls(self, *commands: tuple[Any, ...]) -> list[Reply]:
+        """Several commands, replies in their order. Raises what the first failing one raised."""
+        return await asyncio.gather(*[self.call(*command) for command in commands])
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        task = asyncio.create_task(self._run(waiting), name="redis-pipeline")
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+
+    async def _run(self, waiting: list[tuple[tuple[Any, ...], asyncio.Future[Reply]]]) -> None:
+        replies: list[Any]
+        try:
+            pipeline = self.redis.pipeline(transaction=False)
+            for command, _ in waiting:
+                pipeline.execute_command(*command)
+            replies = await pipeline.execute(raise_on_error=False)
+        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            replies = [StoreUnreachable(f"Redis does not answer: {error}")] * len(waiting)
+        except RedisError as error:
+            replies = [error] * len(waiting)
+        for (_, done), reply in zip(waiting, replies, strict=True):
+            if done.done():
+                continue
+            if isinstance(reply, RedisConnectionError):
+                done.set_exception(StoreUnreachable(f"Redis does not answer: {reply}"))
+            elif isinstance(reply, Exception):
+                done.set_exception(reply)
+            else:
+                done.set_result(reply)
