@@ -1,0 +1,291 @@
+"""Every setting of Feeder Hub, typed, with its unit and default, and `load`, which reads them.
+
+Strongest first: flags, FEEDER_HUB_... in the environment (`__` between section and setting), the files in
+FEEDER_HUB_SECRETS_DIR, the TOML file (--config, FEEDER_HUB_CONFIG or ./feeder-hub.toml), the defaults.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from config.sources import (
+    CONFIG_VARIABLE,
+    SECRETS_DIR_VARIABLE,
+    Entry,
+    SourceError,
+    from_environment,
+    from_overrides,
+    from_secrets,
+    from_toml,
+    misspelt,
+    nested,
+)
+
+DEFAULT_FILE = Path("feeder-hub.toml")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text names every fault, one a line, and never shows a password."""
+
+
+class Setting(NamedTuple):
+    """One setting as `doctor` prints it: dotted name, value with passwords masked, what it means."""
+
+    name: str
+    value: str
+    description: str
+
+
+def masked(url: str) -> str:
+    """The URL without its password, wherever it stands."""
+    # Up to the last @: a password that was not percent-encoded may hold one itself.
+    url = re.sub(r"(://[^:/?@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", url)
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(url: str) -> str:
+        # Messages leave out the URL and what urlsplit says of a bad port: it may quote a piece of a password.
+        try:
+            parts = urlsplit(url)
+            has_port = parts.port != 0
+        except ValueError:
+            raise ValueError(
+                "is no URL; characters such as @ / : in a password are written as %40 %2F %3A"
+            ) from None
+        if parts.scheme not in schemes:
+            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        if not has_port or not (parts.hostname or parts.scheme in ("unix", "sqlite")):
+            raise ValueError("must name a host, and a port other than 0 if it names one")
+        if parts.scheme.startswith("mqtt") and (parts.path.strip("/") or parts.query or parts.fragment):
+            raise ValueError(
+                "must end after the host and port; the topic root is a setting of its own, mqtt.root"
+            )
+        return url
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+TopicRoot = Annotated[
+    str, StringConstraints(pattern=r"^[^$+#/\x00][^+#/\x00]*(/[^+#/\x00]+)*$", max_length=200)
+]
+Host = Annotated[str, StringConstraints(min_length=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+MqttUrl = Annotated[str, _url("mqtt", "mqtts")]
+RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
+DatabaseUrl = Annotated[str, _url("sqlite", "postgresql", "postgresql+psycopg")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Hub(_Section):
+    id: Name | None = Field(
+        None,
+        description="This hub process in the topics of replies; two processes on one broker need two ids. "
+        "Not set: made once and kept in the data directory.",
+    )
+
+
+class Http(_Section):
+    host: Host = Field("127.0.0.1", description="The address that HTTP listens on; 0.0.0.0 is every one.")
+    port: Port = Field(8080, description="The TCP port that HTTP listens on; 0 takes a free one.")
+    max_body_bytes: int = Field(65_536, ge=1024, description="The longest body of a request, in bytes.")
+
+
+class Mqtt(_Section):
+    host: Host = Field("127.0.0.1", description="The address that the embedded broker listens on.")
+    port: Port = Field(
+        1883, description="The TCP port that the embedded broker listens on; 0 takes a free one."
+    )
+    url: MqttUrl | None = Field(
+        None,
+        repr=False,
+        description="An external broker, mqtt:// or mqtts://, user:password@ allowed. "
+        "Not set: the embedded broker.",
+    )
+    root: TopicRoot = Field(
+        "fh/v1", description="What every topic starts with; the desktops must have the same."
+    )
+    connect_timeout_s: Seconds = Field(
+        5.0, description="How long a connection may take until it is set up, in seconds, on either side."
+    )
+    max_packet_bytes: int = Field(
+        70_000,
+        ge=1024,
+        le=268_435_455,
+        description="The longest MQTT packet the embedded broker takes, in bytes: a payload of 64 KiB, "
+        "the contract's limit, and room for its topic and header.",
+    )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="How many clients the embedded broker takes at a time. "
+        "Each needs an open file: raise the limit of the process (ulimit -n) with it.",
+    )
+
+
+class Redis(_Section):
+    url: RedisUrl | None = Field(
+        None,
+        repr=False,
+        description="An external Redis or Valkey (6.2 or newer), redis://, rediss:// or unix://. "
+        "Not set: an embedded one, as a child process.",
+    )
+
+
+class Database(_Section):
+    url: DatabaseUrl | None = Field(
+        None,
+        repr=False,
+        description="An external database, postgresql://user:password@host/name (extra `postgres`), "
+        "or sqlite:///path. Not set: SQLite in the data directory.",
+    )
+
+
+class Liveness(_Section):
+    ttl_s: Seconds = Field(
+        25.0,
+        description="How long a site is alive after its last heartbeat, in seconds; more than heartbeat_s.",
+    )
+    heartbeat_s: Seconds = Field(
+        default_factory=lambda given: given["ttl_s"] * 0.8,
+        description="How often a desktop is to send a heartbeat, in seconds; normally four fifths of ttl_s.",
+    )
+
+    @model_validator(mode="after")
+    def _heartbeats_keep_a_site_alive(self) -> Self:
+        if self.heartbeat_s >= self.ttl_s:
+            raise ValueError(
+                f"heartbeat_s ({self.heartbeat_s:g}) must be less than ttl_s ({self.ttl_s:g}), "
+                "or a healthy site counts as dead between two heartbeats"
+            )
+        return self
+
+
+class Commands(_Section):
+    timeout_s: Seconds = Field(
+        10.0, description="How long a command may take until its outcome counts as unknown, in seconds."
+    )
+
+
+class Stream(_Section):
+    keep_events: int = Field(
+        10_000, ge=1, description="How many events the live stream keeps for pages that connect again."
+    )
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe message that is logged: debug, info, warning, error."
+    )
+    format: Literal["console", "json"] = Field(
+        "console", description="How a log line looks: console for people, json for programs."
+    )
+
+
+def _described(section: BaseModel, above: str = "") -> Iterable[Setting]:
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            yield from _described(value, f"{above}{key}.")
+        else:
+            text = "not set" if value is None else masked(str(value))
+            yield Setting(above + key, text, field.description or "")
+
+
+class Settings(_Section):
+    """All settings. Immutable; printing it shows no URL, because a URL may hold a password."""
+
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        Path("data"), description="The directory for everything the hub keeps; made if it is not there."
+    )
+    hub: Hub = Hub()
+    http: Http = Http()
+    mqtt: Mqtt = Mqtt()
+    redis: Redis = Redis()
+    database: Database = Database()
+    liveness: Liveness = Liveness()
+    commands: Commands = Commands()
+    stream: Stream = Stream()
+    log: Log = Log()
+
+    def describe(self) -> list[Setting]:
+        """Every setting with its value, in the order of config/example.toml."""
+        return list(_described(self))
+
+
+NAMES = tuple(setting.name for setting in Settings().describe())
+
+
+def load(
+    overrides: Mapping[str, object] | None = None,
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read all sources and check what they say.
+
+    `overrides` are the flags, by dotted name (`{"http.port": 8081}`) or nested; None is a flag not given.
+    Raises SettingsError with all faults at once.
+    """
+    faults: list[str] = []
+    given: dict[str, Entry] = {}
+    for source in _weakest_first(overrides or {}, config_file, environ):
+        try:
+            for entry in source:
+                if fault := misspelt(entry, NAMES):
+                    faults.append(fault)
+                else:
+                    given[entry.name] = entry
+        except SourceError as error:
+            faults.append(str(error))
+    settings = Settings()
+    try:
+        settings = Settings.model_validate(nested({name: entry.value for name, entry in given.items()}))
+    except ValidationError as error:
+        faults += [
+            _fault(".".join(map(str, each["loc"])), each["msg"], given)
+            for each in error.errors()
+            if each["type"] != "default_factory_not_called"  # a default that follows from a value at fault
+        ]
+    if faults:
+        raise SettingsError("The settings cannot be used:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return settings
+
+
+def _weakest_first(
+    overrides: Mapping[str, object], config_file: Path | None, environ: Mapping[str, str]
+) -> Iterable[Iterable[Entry]]:
+    named_file = config_file or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    if named_file or DEFAULT_FILE.exists():
+        yield from_toml(named_file or DEFAULT_FILE)
+    if secrets_dir := environ.get(SECRETS_DIR_VARIABLE):
+        yield from_secrets(Path(secrets_dir))
+    yield from_environment(environ)
+    yield from_overrides(overrides)
+
+
+def _fault(name: str, message: str, given: Mapping[str, Entry]) -> str:
+    message = message.removeprefix("Value error, ")
+    if name not in given:  # a rule between settings, which the section as a whole broke
+        places = [entry.place for entry in given.values() if entry.name.startswith(name + ".")]
+        return f"{name}: {message} (set by {', '.join(places)})"
+    shown = "" if name.endswith("url") else f", not {given[name].value!r}"
+    return f"{given[name].place}: {message}{shown}"

@@ -1,0 +1,47 @@
+"""For all tests: programs from the system, and a CI in which nothing may be skipped."""
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+IN_CI = os.environ.get("CI", "").lower() in ("true", "1")
+
+
+@pytest.fixture(scope="session")
+def needs_program() -> Callable[[str], str]:
+    """`needs_program("mosquitto")` is the program's path; where it is not installed, the test is skipped, loudly."""
+
+    def find(program: str) -> str:
+        # Debian keeps servers in /usr/sbin, which is not on everybody's path.
+        path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
+        if path is None:
+            pytest.skip(f"NOT TESTED: {program} is not installed; `make programs` installs it or says how")
+        return path
+
+    return find
+
+
+def _skipped(config: pytest.Config) -> int:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return len(reporter.stats.get("skipped", [])) if reporter else 0
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if (
+        IN_CI
+        and _skipped(session.config)
+        and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if skipped := _skipped(config):
+        if IN_CI:
+            terminalreporter.write_line(f"FAILED: {skipped} skipped, and in CI every test must run", red=True)
+        else:
+            terminalreporter.write_line(
+                f"{skipped} skipped: NOT everything was tested, see above", yellow=True
+            )
