@@ -1,0 +1,292 @@
+"""One client's network connection, from its first byte to its end, in one coroutine.
+
+The rules are elsewhere (packets, session, exchange, guard); this joins them to a socket. A connection ends
+once, in `end`, which does all that follows from it in one step: the session is left, the will is published.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from broker.exchange import Exchange, Subscriber
+from broker.guard import Guard, NotAdmitted, Refusal
+from broker.sockets import Reader, Writer
+from hub.protocol.packets import (
+    Connack,
+    Connect,
+    Decoder,
+    Disconnect,
+    MalformedPacket,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Subscribe,
+    UnacceptableProtocol,
+    Unsubscribe,
+    Will,
+    encode,
+)
+
+_log = logging.getLogger(__name__)
+
+CLOSING_S: Final = 1.0
+"""Seconds that a peer has to take the last bytes of a connection that is being closed."""
+_UNACCEPTABLE_PROTOCOL: Final = 0x01
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one connection may take.
+
+    connect_timeout_s: seconds from the first byte possible to an accepted CONNECT.
+    packet_bytes: the longest packet read, with its header.
+    buffered_bytes: bytes that wait for a peer that does not read. Past half of it messages of QoS 0 for it
+        are dropped, past all of it the connection is.
+    """
+
+    connect_timeout_s: float = 5.0
+    packet_bytes: int = 128 * 1024
+    buffered_bytes: int = 4 * 1024 * 1024
+
+
+class Connection:
+    """A client's connection; the `Outlet` of its session while it lasts."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        writer: Writer,
+        address: str,
+        exchange: Exchange,
+        guard: Guard,
+        bounds: Bounds,
+        counters: Counter[str],
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._address = address
+        self._exchange = exchange
+        self._guard = guard
+        self._bounds = bounds
+        self._counters = counters
+        self._loop = asyncio.get_running_loop()
+        self._decoder = Decoder(bounds.packet_bytes)
+        self._malformed: MalformedPacket | None = None
+        self._subscriber: Subscriber | None = None
+        self._will: Will | None = None
+        self._ended = False
+        self._outgoing: list[bytes] = []  # of this turn of the loop, written as one
+        self._outgoing_bytes = 0
+        self._heard_at = 0.0
+        self._silence_s = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Serve the client until the connection ends, for whatever reason."""
+        try:
+            try:
+                async with asyncio.timeout(self._bounds.connect_timeout_s):
+                    connect, rest = await self._first_packet()
+                    client = await self._guard.admit(connect, self._address)
+            except TimeoutError:
+                self._turn_away("connect-timeout")
+                return
+            if self._ended:
+                return
+            subscriber, present = self._exchange.enter(client, self, clean=connect.clean_session)
+            self._accept(connect, subscriber, present)
+            self._handle(subscriber, rest)
+            while not self._ended:
+                self._handle(subscriber, await self._receive())
+        except NotAdmitted as refused:
+            self.send(Connack(code=refused.code))
+            self.end("refused", gently=True)
+        except UnacceptableProtocol as version:  # [MQTT-3.1.2-2]
+            self.send(Connack(code=_UNACCEPTABLE_PROTOCOL))
+            self._turn_away("unacceptable-protocol", version)
+        except MalformedPacket as malformed:  # [MQTT-4.8.0-1]
+            self._turn_away("malformed", malformed)
+        except (OSError, EOFError):
+            self.end("lost")
+        finally:
+            self.end(
+                "failed"
+            )  # only if none of the above did: a fault of the broker's own, or its cancellation
+            await self._writer.close()
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    async def _first_packet(self) -> tuple[Connect, list[Packet]]:
+        packets: list[Packet] = []
+        while not packets:
+            packets = await self._receive()
+        connect = packets[0]
+        if not isinstance(connect, Connect):
+            raise MalformedPacket("MQTT-3.1.0-1", f"the first packet is a {type(connect).__name__}")
+        return connect, packets[1:]
+
+    async def _receive(self) -> list[Packet]:
+        """The packets that arrived; what came whole before a malformed one still counts."""
+        if self._malformed is not None:
+            raise self._malformed
+        data = await self._reader.read()
+        if not data:
+            raise EOFError
+        try:
+            packets = self._decoder.feed(data)
+        except MalformedPacket as malformed:
+            if not malformed.before:
+                raise
+            self._malformed = malformed
+            packets = malformed.before
+        if packets:
+            self._heard_at = self._loop.time()
+        return packets
+
+    def _accept(self, connect: Connect, subscriber: Subscriber, present: bool) -> None:
+        self._subscriber = subscriber
+        self._will = connect.will
+        self._counters["connects"] += 1
+        if connect.keep_alive:  # [MQTT-3.1.2-24]
+            self._silence_s = 1.5 * connect.keep_alive
+            self._watch = self._loop.call_later(self._silence_s, self._check_keep_alive)
+        self.send(Connack(session_present=present))
+        self._exchange.resume(subscriber)
+
+    def _check_keep_alive(self) -> None:
+        left = self._heard_at + self._silence_s - self._loop.time()
+        if left > 0:
+            self._watch = self._loop.call_later(left, self._check_keep_alive)
+        else:
+            self.end("keep-alive")
+
+    def _handle(self, subscriber: Subscriber, packets: list[Packet]) -> None:
+        for packet in packets:
+            if self._ended:  # nothing after DISCONNECT is looked at
+                return
+            handle = self._HANDLERS.get(type(packet))
+            if handle is None:  # a second CONNECT [MQTT-3.1.0-2], or what only a server may send
+                raise MalformedPacket("MQTT-4.8.0-1", f"an unexpected {type(packet).__name__}")
+            handle(self, subscriber, packet)
+
+    def _on_publish(self, subscriber: Subscriber, packet: Publish) -> None:
+        self._counters["messages_received"] += 1
+        is_new = packet.qos < 2 or subscriber.session.receive(packet.packet_id)
+        if is_new and self._guard.may_publish(subscriber.client, packet.topic, packet.retain):
+            self._exchange.publish(packet)
+        if packet.qos == 1:
+            self.send(Puback(packet.packet_id))
+        elif packet.qos == 2:
+            self.send(Pubrec(packet.packet_id))
+
+    def _on_pubrel(self, subscriber: Subscriber, packet: Pubrel) -> None:
+        subscriber.session.release(packet.packet_id)
+        self.send(Pubcomp(packet.packet_id))
+
+    def _on_puback(self, subscriber: Subscriber, packet: Puback) -> None:
+        subscriber.session.puback(packet.packet_id)
+        self._exchange.send_ready(subscriber)
+
+    def _on_pubrec(self, subscriber: Subscriber, packet: Pubrec) -> None:
+        self.send(subscriber.session.pubrec(packet.packet_id))
+
+    def _on_pubcomp(self, subscriber: Subscriber, packet: Pubcomp) -> None:
+        subscriber.session.pubcomp(packet.packet_id)
+        self._exchange.send_ready(subscriber)
+
+    def _on_subscribe(self, subscriber: Subscriber, packet: Subscribe) -> None:
+        self._exchange.subscribe(subscriber, packet)
+
+    def _on_unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> None:
+        self._exchange.unsubscribe(subscriber, packet)
+
+    def _on_pingreq(self, _: Subscriber, __: Pingreq) -> None:
+        self.send(Pingresp())
+
+    def _on_disconnect(self, _: Subscriber, __: Disconnect) -> None:
+        self._will = None  # [MQTT-3.14.4-3]
+        self.end("disconnected", gently=True)
+
+    _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
+        Publish: _on_publish,
+        Puback: _on_puback,
+        Pubrec: _on_pubrec,
+        Pubrel: _on_pubrel,
+        Pubcomp: _on_pubcomp,
+        Subscribe: _on_subscribe,
+        Unsubscribe: _on_unsubscribe,
+        Pingreq: _on_pingreq,
+        Disconnect: _on_disconnect,
+    }
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        return self._outgoing_bytes + self._writer.buffered_bytes > self._bounds.buffered_bytes // 2
+
+    def send(self, packet: Packet) -> None:
+        """Send a packet with whatever else this turn of the loop brings."""
+        if self._ended:
+            return
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        data = encode(packet)
+        self._outgoing.append(data)
+        self._outgoing_bytes += len(data)
+
+    def _flush(self) -> None:
+        if self._outgoing:
+            self._writer.write(b"".join(self._outgoing))
+            self._outgoing.clear()
+            self._outgoing_bytes = 0
+            if self._writer.buffered_bytes > self._bounds.buffered_bytes:
+                self.end("stalled")
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _turn_away(self, reason: str, error: MalformedPacket | None = None) -> None:
+        client = None if self._subscriber is None else self._subscriber.client
+        name, client_id = (None, None) if client is None else (client.identity.name, client.client_id)
+        _log.info("connection from %s (%s) ended: %s", self._address, client_id, error or reason)
+        self._guard.refuse(Refusal("connection", name, client_id, None, reason, self._address))
+        self.end(reason, gently=True)
+
+    def end_soon(self, reason: str) -> None:
+        """End it, abnormally, when this turn's routing is done; the first reason counts."""
+        self._loop.call_soon(self.end, reason)
+
+    def end(self, reason: str, *, gently: bool = False, with_will: bool = True) -> None:
+        """End the connection, once: close the network, leave the session, publish the will, in this order.
+
+        gently: what is buffered may still go out, for `CLOSING_S`.
+        with_will: False when it is the broker that goes, which says nothing about the client. After
+            DISCONNECT there is no will any more.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        self._counters[f"ended_{reason}"] += 1
+        if self._watch is not None:
+            self._watch.cancel()
+        if gently:
+            if self._outgoing:
+                self._writer.write(b"".join(self._outgoing))
+            self._writer.finish()
+            self._loop.call_later(CLOSING_S, self._writer.abort)
+        else:
+            self._writer.abort()
+        self._outgoing.clear()
+        if self._subscriber is not None:
+            self._exchange.leave(self._subscriber)
+        will, self._will = self._will, None  # [MQTT-3.1.2-10]
+        if will is not None and with_will:  # [MQTT-3.1.2-8]
+            self._exchange.publish(Publish(will.topic, will.payload, will.qos, will.retain))

@@ -1,0 +1,133 @@
+"""Who a client is and what it may do: the identity first, then its client id, then each topic, each time."""
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from hub.protocol.packets import Connect
+from hub.protocol.topics import Identity, Topics
+
+_log = logging.getLogger(__name__)
+
+Authenticate = Callable[[str, bytes], Awaitable[Identity | None]]
+"""Called with a user name and a password; returns who that is, or None if it is nobody."""
+
+
+RefusedKind = Literal["connection", "connect", "will", "publish", "subscribe", "receive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that a client tried and may not.
+
+    identity: its MQTT user name, or None if it has not proven one.
+    topic: the topic or filter that was refused, or None where there is none.
+    address: the client's `host:port`.
+    """
+
+    kind: RefusedKind
+    identity: str | None
+    client_id: str | None
+    topic: str | None
+    reason: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who is at the other end, after password and client id were found right."""
+
+    identity: Identity
+    client_id: str
+    address: str
+
+
+class NotAdmitted(Exception):  # noqa: N818 - what it says to the client
+    """A CONNECT that is refused with this CONNACK code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+IDENTIFIER_REJECTED: Final = 0x02
+SERVER_UNAVAILABLE: Final = 0x03
+NOT_AUTHORIZED: Final = 0x05
+
+
+class Guard:
+    """Decides, tells `record` of everything it refuses, and counts it by reason."""
+
+    def __init__(
+        self,
+        authenticate: Authenticate,
+        topics: Topics,
+        record: Callable[[Refusal], None],
+        counters: Counter[str],
+    ) -> None:
+        self._authenticate = authenticate
+        self._topics = topics
+        self._record = record
+        self._counters = counters
+
+    async def admit(self, connect: Connect, address: str) -> Client:
+        """Who the client is, proven by its password, under a client id and with a will that are its own.
+
+        Touches nothing of any session. Raises NotAdmitted.
+        """
+        client_id = connect.client_id
+        if connect.username is None or connect.password is None:
+            self.refuse(Refusal("connect", None, client_id, None, "no-credentials", address))
+            raise NotAdmitted(NOT_AUTHORIZED, "no-credentials")
+        try:
+            identity = await self._authenticate(connect.username, connect.password)
+        except Exception as error:
+            _log.exception("nobody can be authenticated")
+            self.refuse(Refusal("connect", None, client_id, None, "authentication-failed", address))
+            raise NotAdmitted(SERVER_UNAVAILABLE, "authentication-failed") from error
+        if identity is None:
+            self.refuse(Refusal("connect", None, client_id, None, "bad-credentials", address))
+            raise NotAdmitted(NOT_AUTHORIZED, "bad-credentials")
+        # [MQTT-3.1.3-9]; an empty client id is nobody's own, so it is refused as well [MQTT-3.1.3-8].
+        if not self._topics.owns_client_id(identity, client_id):
+            self.refuse(Refusal("connect", identity.name, client_id, None, "foreign-client-id", address))
+            raise NotAdmitted(IDENTIFIER_REJECTED, "foreign-client-id")
+        client = Client(identity, client_id, address)
+        if connect.will is not None and not self._publishes(client, connect.will.topic, connect.will.retain):
+            self.refuse(
+                Refusal("will", identity.name, client_id, connect.will.topic, "foreign-will", address)
+            )
+            raise NotAdmitted(NOT_AUTHORIZED, "foreign-will")
+        return client
+
+    def may_publish(self, client: Client, topic: str, retain: bool) -> bool:
+        """Whether a PUBLISH goes on; one that does not is acknowledged all the same [MQTT-3.3.5-2]."""
+        return self._publishes(client, topic, retain) or self._refuse_topic(
+            "publish", client, topic, "foreign-publish"
+        )
+
+    def may_subscribe(self, client: Client, topic_filter: str) -> bool:
+        return self._topics.may_subscribe(client.identity, topic_filter) or self._refuse_topic(
+            "subscribe", client, topic_filter, "foreign-subscribe"
+        )
+
+    def may_receive(self, client: Client, topic: str) -> bool:
+        """Whether a message may be delivered to the client or queued for it: asked for every single one."""
+        return self._topics.may_receive(client.identity, topic) or self._refuse_topic(
+            "receive", client, topic, "foreign-delivery"
+        )
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Record and count something that was refused."""
+        self._counters[f"refused_{refusal.reason}"] += 1
+        self._record(refusal)
+
+    def _publishes(self, client: Client, topic: str, retain: bool) -> bool:
+        # Topics beginning with '$' are the broker's own, whatever the table says: section 4.7.2.
+        return topic[0] != "$" and self._topics.may_publish(client.identity, topic, retain=retain)
+
+    def _refuse_topic(self, kind: RefusedKind, client: Client, topic: str, reason: str) -> bool:
+        self.refuse(Refusal(kind, client.identity.name, client.client_id, topic, reason, client.address))
+        return False

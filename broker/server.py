@@ -1,0 +1,257 @@
+"""The embedded broker: amqtt's configuration, listeners and plugins, with everything below them our own.
+
+amqtt's `Broker` is cut at `_client_connected`: its sessions, routing and background tasks are never used.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+import websockets.asyncio.server
+from amqtt.adapters import ReaderAdapter, WriterAdapter
+from amqtt.broker import Broker
+from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
+from amqtt.errors import BrokerError
+from amqtt.events import BrokerEvents
+
+from broker.connection import Bounds, Connection
+from broker.exchange import Exchange
+from broker.guard import Authenticate, Guard, Refusal
+from broker.session import Limits
+from broker.sockets import Reader, TcpReader, TcpWriter, Writer, WsReader, WsWriter
+from hub.protocol.topics import Topics
+
+_log = logging.getLogger(__name__)
+
+SHUTDOWN_S: Final = 2.0
+"""Seconds within which every connection is closed when the broker stops."""
+_BACKLOG: Final = 1024
+_MQTT, _WEBSOCKET = "default", "websocket"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    """What the broker may be told.
+
+    host: address to listen on. port: TCP port for MQTT, 0 for any free one.
+    ws_port: TCP port for MQTT over WebSocket, 0 for any free one, None for none.
+    connect_timeout_s: seconds that a client has from its connection to its accepted CONNECT.
+    max_packet_bytes: the longest packet read. It leaves room for a payload that is too long for the
+        contract, so that the hub sees it and can say so.
+    max_connections: network connections at one time; more are closed at once.
+    in_flight: QoS 1 and 2 messages sent to one client and not yet acknowledged.
+    max_queued_messages, max_queued_bytes: what waits for one client beyond those, in messages and payload
+        bytes. A client that is there and falls further behind is disconnected; for one that is away the
+        new ones are dropped.
+    max_buffered_bytes: bytes written for one client that it does not read. Past half of it messages of QoS 0
+        for it are dropped, past all of it the connection is.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    ws_port: int | None = None
+    connect_timeout_s: float = 5.0
+    max_packet_bytes: int = 128 * 1024
+    max_connections: int = 10_000
+    in_flight: int = 20
+    max_queued_messages: int = 10_000
+    max_queued_bytes: int = 16 * 1024 * 1024
+    max_buffered_bytes: int = 4 * 1024 * 1024
+
+
+class ListenError(OSError):
+    """An address cannot be listened on. `listener` is "mqtt" or "websocket"; `errno` is the system's."""
+
+    def __init__(self, error: OSError, listener: str, host: str, port: int) -> None:
+        super().__init__(
+            error.errno, f"cannot listen on {host}:{port} for {listener}: {error.strerror or error}"
+        )
+        self.listener = listener
+        self.host = host
+        self.port = port
+
+
+class EmbeddedBroker(Broker):
+    """An MQTT 3.1.1 broker inside this process, from `async with` to its end.
+
+    authenticate: says who a user name and a password are.
+    topics: who may do what.
+    record: called, and must not wait, with everything that is refused.
+    """
+
+    def __init__(
+        self,
+        options: BrokerOptions,
+        authenticate: Authenticate,
+        topics: Topics,
+        record: Callable[[Refusal], None],
+    ) -> None:
+        listeners = {_MQTT: ListenerConfig(bind=f"{options.host}:{options.port}")}
+        if options.ws_port is not None:
+            bind = f"{options.host}:{options.ws_port}"
+            listeners[_WEBSOCKET] = ListenerConfig(type=ListenerType.WS, bind=bind)
+        super().__init__(BrokerConfig(listeners=listeners, plugins={}))
+        self._options = options
+        self._counts: Counter[str] = Counter()
+        self._guard = Guard(authenticate, topics, record, self._counts)
+        self._limits = Limits(options.in_flight, options.max_queued_messages, options.max_queued_bytes)
+        self._bounds = Bounds(options.connect_timeout_s, options.max_packet_bytes, options.max_buffered_bytes)
+        self._exchange = Exchange(self._guard, self._limits, self._counts)
+        self._connections: dict[Connection, asyncio.Task[object]] = {}
+
+    # --- for whoever embeds it ------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The TCP port for MQTT, the real one where 0 was asked for."""
+        return self._port_of(_MQTT)
+
+    @property
+    def ws_port(self) -> int | None:
+        """The TCP port for MQTT over WebSocket, if there is one."""
+        return self._port_of(_WEBSOCKET) if _WEBSOCKET in self._servers else None
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What happened since the start (`connects`, `refused_<reason>`, `ended_<reason>`), and what is."""
+        return {**self._counts, **self._exchange.gauges(), "connections": len(self._connections)}
+
+    async def disconnect_client(self, client_id: str) -> bool:
+        """End the connection of a client, its will included; False if it has none."""
+        outlet = self._exchange.outlet(client_id)
+        if outlet is None:
+            return False
+        outlet.end("disconnected-by-hub")
+        if isinstance(outlet, Connection):
+            await asyncio.wait({self._connections[outlet]}, timeout=SHUTDOWN_S)
+        return True
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    # --- amqtt's life cycle, without its background tasks ---------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen. Raises ListenError, and then listens on nothing."""
+        self.transitions.start()
+        await self.plugins_manager.fire_event(BrokerEvents.PRE_START, wait=True)
+        try:
+            await self._start_listeners()
+        except OSError:
+            self.transitions.starting_fail()
+            for server in self._servers.values():
+                server.instance.close()
+            raise
+        self.transitions.starting_success()
+        await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
+
+    async def shutdown(self) -> None:
+        """Close every connection, without wills, within `SHUTDOWN_S`: the broker goes, not its clients."""
+        await self.plugins_manager.fire_event(BrokerEvents.PRE_SHUTDOWN, wait=True)
+        self.transitions.shutdown()
+        for server in self._servers.values():
+            server.instance.close()
+        for connection in list(self._connections):
+            connection.end("shutdown", gently=True, with_will=False)
+        await self._all_closed()
+        await self.plugins_manager.fire_event(BrokerEvents.POST_SHUTDOWN, wait=True)
+        await self.plugins_manager.close()
+        self.transitions.stopping_success()
+
+    async def _all_closed(self) -> None:
+        tasks = set(self._connections.values())
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=SHUTDOWN_S)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    async def _create_server_instance(
+        self,
+        listener_name: str,
+        listener_type: ListenerType,
+        address: str | None,
+        port: int,
+        ssl_context: ssl.SSLContext | None,
+    ) -> asyncio.Server | websockets.asyncio.server.Server:
+        host = None if address is None else address.strip("[]")
+        try:
+            if listener_type is ListenerType.TCP:
+                return await asyncio.start_server(
+                    partial(self.stream_connected, listener_name=listener_name),
+                    host,
+                    port,
+                    backlog=_BACKLOG,
+                    reuse_address=True,
+                    ssl=ssl_context,
+                )
+            return await websockets.asyncio.server.serve(
+                partial(self.ws_connected, listener_name=listener_name),
+                host,
+                port,
+                backlog=_BACKLOG,
+                ssl=ssl_context,
+                subprotocols=[websockets.Subprotocol("mqtt")],  # [MQTT-6.0.0-4]
+                compression=None,  # a deflate window would cost each connection more than all the rest
+                open_timeout=self._options.connect_timeout_s,
+                close_timeout=1.0,
+                ping_interval=None,  # keep-alive is MQTT's
+                max_size=self._options.max_packet_bytes,
+            )
+        except OSError as error:
+            name = "mqtt" if listener_name == _MQTT else listener_name
+            raise ListenError(error, name, host or "*", port) from error
+
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        await self._client_connected(listener_name, TcpReader(reader), TcpWriter(writer))
+
+    async def ws_connected(
+        self, websocket: websockets.asyncio.server.ServerConnection, listener_name: str
+    ) -> None:
+        await self._client_connected(listener_name, WsReader(websocket), WsWriter(websocket))
+
+    async def _client_connected(
+        self, listener_name: str, reader: ReaderAdapter, writer: WriterAdapter
+    ) -> None:
+        """Serve one connection to its end. This is where amqtt's part ends."""
+        if not (isinstance(reader, Reader) and isinstance(writer, Writer)):
+            raise BrokerError(
+                f"listener {listener_name!r} brings adapters that this broker cannot close at once"
+            )
+        peer = writer.get_peer_info()
+        address = "unknown" if peer is None else f"{peer[0]}:{peer[1]}"
+        if len(self._connections) >= self._options.max_connections or not self.transitions.is_started():
+            self._guard.refuse(Refusal("connection", None, None, None, "too-many-connections", address))
+            writer.abort()
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        connection = Connection(
+            reader, writer, address, self._exchange, self._guard, self._bounds, self._counts
+        )
+        self._connections[connection] = task
+        try:
+            await connection.run()
+        except Exception:  # noqa: BLE001 - it is logged, and costs this connection only
+            _log.exception("the connection from %s broke on a fault of the broker", address)
+        finally:
+            del self._connections[connection]
+
+    def _port_of(self, listener_name: str) -> int:
+        port: int = next(iter(self._servers[listener_name].instance.sockets)).getsockname()[1]
+        return port
