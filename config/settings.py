@@ -5,11 +5,9 @@ FEEDER_HUB_SECRETS_DIR, the TOML file (--config, FEEDER_HUB_CONFIG or ./feeder-h
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +31,7 @@ from config.sources import (
     misspelt,
     nested,
 )
+from config.urls import DatabaseUrl, MqttUrl, RedisUrl, masked
 
 DEFAULT_FILE = Path("feeder-hub.toml")
 
@@ -49,36 +48,6 @@ class Setting(NamedTuple):
     description: str
 
 
-def masked(url: str) -> str:
-    """The URL without its password, wherever it stands."""
-    # Up to the last @: a password that was not percent-encoded may hold one itself.
-    url = re.sub(r"(://[^:/?@]*):.*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", url)
-
-
-def _url(*schemes: str) -> AfterValidator:
-    def check(url: str) -> str:
-        # Messages leave out the URL and what urlsplit says of a bad port: it may quote a piece of a password.
-        try:
-            parts = urlsplit(url)
-            has_port = parts.port != 0
-        except ValueError:
-            raise ValueError(
-                "is no URL; characters such as @ / : in a password are written as %40 %2F %3A"
-            ) from None
-        if parts.scheme not in schemes:
-            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        if not has_port or not (parts.hostname or parts.scheme in ("unix", "sqlite")):
-            raise ValueError("must name a host, and a port other than 0 if it names one")
-        if parts.scheme.startswith("mqtt") and (parts.path.strip("/") or parts.query or parts.fragment):
-            raise ValueError(
-                "must end after the host and port; the topic root is a setting of its own, mqtt.root"
-            )
-        return url
-
-    return AfterValidator(check)
-
-
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 TopicRoot = Annotated[
     str, StringConstraints(pattern=r"^[^$+#/\x00][^+#/\x00]*(/[^+#/\x00]+)*$", max_length=200)
@@ -86,9 +55,6 @@ TopicRoot = Annotated[
 Host = Annotated[str, StringConstraints(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
-MqttUrl = Annotated[str, _url("mqtt", "mqtts")]
-RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
-DatabaseUrl = Annotated[str, _url("sqlite", "postgresql", "postgresql+psycopg")]
 
 
 class _Section(BaseModel):

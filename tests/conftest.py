@@ -11,7 +11,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("true", "1")
 
 @pytest.fixture(scope="session")
 def needs_program() -> Callable[[str], str]:
-    """`needs_program("mosquitto")` is the program's path; where it is not installed, the test is skipped, loudly."""
+    """`needs_program("mosquitto")` is the program's path; without it the test is skipped, loudly."""
 
     def find(program: str) -> str:
         # Debian keeps servers in /usr/sbin, which is not on everybody's path.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import NAMES, Settings, SettingsError, load, masked
+from config.settings import NAMES, Settings, SettingsError, load
+from config.urls import masked
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "example.toml"
 
@@ -18,10 +19,10 @@ def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def faults(environ: Mapping[str, str] = {}, toml: str = "", **overrides: object) -> str:
+def faults(environ: Mapping[str, str] = {}, toml: str = "", flags: Mapping[str, object] = {}) -> str:
     Path("faulty.toml").write_text(toml)
     with pytest.raises(SettingsError) as raised:
-        load(overrides, config_file=Path("faulty.toml"), environ=environ)
+        load(flags, config_file=Path("faulty.toml"), environ=environ)
     return str(raised.value)
 
 
@@ -107,7 +108,7 @@ def test_all_faults_come_at_once_with_where_they_were_made() -> None:
     text = faults(
         {"FEEDER_HUB_HTTP__PORT": "70000", "FEEDER_HUB_LOG": "info", "FEEDER_HUB_SECRETS_DIR": "missing"},
         toml="[stream]\nkeep_events = 'many'\n[liveness]\nttl_s = nan",
-        **{"log.level": "loud"},
+        flags={"log.level": "loud"},
     )
     assert "FEEDER_HUB_HTTP__PORT: Input should be less than or equal to 65535, not '70000'" in text
     assert "FEEDER_HUB_LOG is a section, not a setting; it has log.level, log.format" in text
@@ -174,7 +175,7 @@ def test_a_right_value_is_kept_as_it_is(name: str, good: str) -> None:
     ],
 )
 def test_a_wrong_value_is_refused_without_showing_a_password(name: str, bad: str) -> None:
-    text = faults(**{name: bad})
+    text = faults(flags={name: bad})
     assert f"{name} on the command line" in text
     assert "hunter2" not in text
 
