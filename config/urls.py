@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 def masked(url: str) -> str:
     """The URL without its password, wherever it stands."""
     # Up to the last @: a password that was not percent-encoded may hold one itself.
-    url = re.sub(r"(://[^:/?@]*):.*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:/?]*):.*@", r"\1:***@", url)
     return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", url)
 
 
@@ -19,14 +19,14 @@ def _url(*schemes: str) -> AfterValidator:
         # Messages leave out the URL and what urlsplit says of a bad port: it may quote a piece of a password.
         try:
             parts = urlsplit(url)
-            has_port = parts.port != 0
+            port_is_real = parts.port != 0
         except ValueError:
             raise ValueError(
                 "is no URL; characters such as @ / : in a password are written as %40 %2F %3A"
             ) from None
         if parts.scheme not in schemes:
             raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        if not has_port or not (parts.hostname or parts.scheme in ("unix", "sqlite")):
+        if not port_is_real or not (parts.hostname or parts.scheme in ("unix", "sqlite")):
             raise ValueError("must name a host, and a port other than 0 if it names one")
         if parts.scheme.startswith("mqtt") and (parts.path.strip("/") or parts.query or parts.fragment):
             raise ValueError(

@@ -194,6 +194,7 @@ def test_no_password_is_shown_when_settings_are_printed_or_described() -> None:
     assert shown["mqtt.url"] == "mqtt://hub:***@broker"
     assert shown["redis.url"] == "redis://redis/0?password=***&db=1"
     assert masked("redis://:p@ss/word@redis/0") == "redis://:***@redis/0"
+    assert masked("mqtt://us@er:hunter2@broker") == "mqtt://us@er:***@broker"
     assert masked("unix:///run/redis.sock?db=0") == "unix:///run/redis.sock?db=0"
 
 
