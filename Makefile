@@ -4,7 +4,9 @@ UV_VERSION := 0.13.9
 PYTHON     ?= python3
 VENV       := .venv
 BIN        := $(VENV)/bin
-UV         := UV_PYTHON_DOWNLOADS=never $(BIN)/uv
+# A network whose own authority signs the traffic has it in the system's store; a bare machine has no such store.
+UV_CERTS   := $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),UV_SYSTEM_CERTS=1)
+UV         := UV_PYTHON_DOWNLOADS=never $(UV_CERTS) $(BIN)/uv
 UV_STAMP   := $(VENV)/.uv-$(UV_VERSION)
 ENV_STAMP  := $(VENV)/.installed
 
