@@ -103,6 +103,7 @@ class EmbeddedBroker(Broker):
         self._limits = Limits(options.in_flight, options.max_queued_messages, options.max_queued_bytes)
         self._bounds = Bounds(options.connect_timeout_s, options.max_packet_bytes, options.max_buffered_bytes)
         self._exchange = Exchange(self._guard, self._limits, self._counts)
+        self._ports: dict[str, int] = {}
         self._connections: dict[Connection, asyncio.Task[object]] = {}
 
     # --- for whoever embeds it ------------------------------------------------------------------------------
@@ -110,12 +111,12 @@ class EmbeddedBroker(Broker):
     @property
     def port(self) -> int:
         """The TCP port for MQTT, the real one where 0 was asked for."""
-        return self._port_of(_MQTT)
+        return self._ports[_MQTT]
 
     @property
     def ws_port(self) -> int | None:
         """The TCP port for MQTT over WebSocket, if there is one."""
-        return self._port_of(_WEBSOCKET) if _WEBSOCKET in self._servers else None
+        return self._ports.get(_WEBSOCKET)
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -154,11 +155,15 @@ class EmbeddedBroker(Broker):
             for server in self._servers.values():
                 server.instance.close()
             raise
+        for name, server in self._servers.items():
+            self._ports[name] = next(iter(server.instance.sockets)).getsockname()[1]
         self.transitions.starting_success()
         await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
 
     async def shutdown(self) -> None:
         """Close every connection, without wills, within `SHUTDOWN_S`: the broker goes, not its clients."""
+        if not self.transitions.is_started():
+            return
         await self.plugins_manager.fire_event(BrokerEvents.PRE_SHUTDOWN, wait=True)
         self.transitions.shutdown()
         for server in self._servers.values():
@@ -171,13 +176,14 @@ class EmbeddedBroker(Broker):
         self.transitions.stopping_success()
 
     async def _all_closed(self) -> None:
-        tasks = set(self._connections.values())
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=SHUTDOWN_S)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        listeners = (
+            asyncio.ensure_future(server.instance.wait_closed()) for server in self._servers.values()
+        )
+        _, late = await asyncio.wait({*self._connections.values(), *listeners}, timeout=SHUTDOWN_S)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
 
     async def _create_server_instance(
         self,
@@ -251,7 +257,3 @@ class EmbeddedBroker(Broker):
             _log.exception("the connection from %s broke on a fault of the broker", address)
         finally:
             del self._connections[connection]
-
-    def _port_of(self, listener_name: str) -> int:
-        port: int = next(iter(self._servers[listener_name].instance.sockets)).getsockname()[1]
-        return port

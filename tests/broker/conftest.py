@@ -1,0 +1,171 @@
+"""A real broker on a free port, and raw peers with our own codec, so that each byte and moment is known."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pytest
+
+from broker.guard import Refusal
+from broker.server import BrokerOptions, EmbeddedBroker
+from hub.protocol.packets import (
+    Connack,
+    Connect,
+    Decoder,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    encode,
+)
+from hub.protocol.topics import Identity, Topics
+
+SECRET = b"right"
+WAIT_S = 5.0
+
+
+class Peer:
+    """One client's socket, with nothing automatic."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._decoder = Decoder()
+        self._packets: list[Packet] = []
+        self._next_id = 0
+
+    async def open(self) -> Self:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def connect(self, user: str, password: bytes | None = SECRET, **fields: Any) -> Connack:
+        """Send a CONNECT (client id: the user's name, if no other is given) and return the answer."""
+        self.send(Connect(fields.pop("client_id", user), username=user, password=password, **fields))
+        answer = await self.receive()
+        assert isinstance(answer, Connack)
+        return answer
+
+    def send(self, *packets: Packet) -> None:
+        self.writer.write(b"".join(map(encode, packets)))
+
+    async def receive(self) -> Packet:
+        async with asyncio.timeout(WAIT_S):
+            while not self._packets:
+                data = await self.reader.read(65536)
+                if not data:
+                    raise EOFError
+                self._packets += self._decoder.feed(data)
+        return self._packets.pop(0)
+
+    async def publish(self, topic: str, payload: bytes = b"x", qos: int = 1, *, retain: bool = False) -> None:
+        """Publish, and wait until the broker has passed it on."""
+        self._next_id += 1
+        self.send(Publish(topic, payload, qos, retain, packet_id=self._next_id if qos else 0))
+        if qos == 0:
+            assert await self.so_far() == []
+        else:
+            answer = await self.receive()
+            assert getattr(answer, "packet_id", None) == self._next_id, answer
+
+    async def subscribe(self, *filters: str, qos: int = 1) -> tuple[int, ...]:
+        self._next_id += 1
+        self.send(Subscribe(self._next_id, tuple((name, qos) for name in filters)))
+        answer = await self.receive()
+        assert isinstance(answer, Suback)
+        return answer.codes
+
+    async def so_far(self, *, acknowledge: bool = True) -> list[Packet]:
+        """All that the broker has sent until now: what comes before the answer to a ping."""
+        found: list[Packet] = []
+        self.send(Pingreq())
+        while (packet := await self.receive()) != Pingresp():
+            found.append(packet)
+            if acknowledge and isinstance(packet, Publish) and packet.qos == 1:
+                self.send(Puback(packet.packet_id))
+        return found
+
+    async def messages(self) -> list[tuple[str, bytes, int, bool]]:
+        """Topic, payload, QoS and RETAIN of the messages so far."""
+        return [(p.topic, p.payload, p.qos, p.retain) for p in await self.so_far() if isinstance(p, Publish)]
+
+    async def closed(self) -> list[Packet]:
+        """What comes until the broker closes the connection."""
+        found: list[Packet] = []
+        try:
+            while True:
+                found.append(await self.receive())
+        except (EOFError, ConnectionError):
+            return found
+
+    def drop(self) -> None:
+        """Vanish without a DISCONNECT."""
+        self.writer.transport.abort()
+
+
+@dataclass
+class Place:
+    """A broker and its peers. Sites: any name. The hub: user `hub`."""
+
+    broker: EmbeddedBroker
+    refusals: list[Refusal]
+    peers: list[Peer] = field(default_factory=list)
+
+    async def socket(self) -> Peer:
+        """A peer that has not said anything yet."""
+        peer = await Peer(self.broker.port).open()
+        self.peers.append(peer)
+        return peer
+
+    async def client(self, user: str, **fields: Any) -> Peer:
+        """A peer that is connected."""
+        peer = await self.socket()
+        assert (await peer.connect(user, **fields)).code == 0
+        return peer
+
+    async def hub(self, *filters: str, qos: int = 1, **fields: Any) -> Peer:
+        """The hub's peer, with its subscriptions."""
+        hub = await self.client("hub", **fields)
+        if filters:
+            assert await hub.subscribe(*filters, qos=qos) == (qos,) * len(filters)
+        return hub
+
+    async def until(self, counter: str, count: int = 1) -> None:
+        """Wait for a counter of the broker's to get there."""
+        async with asyncio.timeout(WAIT_S):
+            while self.broker.counters.get(counter, 0) < count:
+                await asyncio.sleep(0.005)
+
+
+async def authenticate(user: str, password: bytes) -> Identity | None:
+    await asyncio.sleep(0)
+    if password != SECRET:
+        return None
+    return Identity("hub" if user == "hub" else "monitor" if user == "monitor" else "site", user)
+
+
+StartBroker = Callable[..., Awaitable[Place]]
+
+
+@pytest.fixture
+async def start_broker() -> AsyncIterator[StartBroker]:
+    async with AsyncExitStack() as stack:
+
+        async def start(**options: Any) -> Place:
+            refusals: list[Refusal] = []
+            broker = EmbeddedBroker(
+                BrokerOptions(**({"port": 0} | options)), authenticate, Topics(), refusals.append
+            )
+            place = Place(await stack.enter_async_context(broker), refusals)
+            stack.callback(lambda: [peer.drop() for peer in place.peers])
+            return place
+
+        yield start
+
+
+@pytest.fixture
+async def place(start_broker: StartBroker) -> Place:
+    return await start_broker()
