@@ -21,6 +21,7 @@ from hub.protocol.packets import (
     Disconnect,
     MalformedPacket,
     Packet,
+    PacketTooLarge,
     Pingreq,
     Pingresp,
     Puback,
@@ -112,6 +113,8 @@ class Connection:
         except UnacceptableProtocol as version:  # [MQTT-3.1.2-2]
             self.send(Connack(code=_UNACCEPTABLE_PROTOCOL))
             self._turn_away("unacceptable-protocol", version)
+        except PacketTooLarge as too_large:
+            self._turn_away("packet-too-large", too_large)
         except MalformedPacket as malformed:  # [MQTT-4.8.0-1]
             self._turn_away("malformed", malformed)
         except (OSError, EOFError):

@@ -241,8 +241,10 @@ class EmbeddedBroker(Broker):
             )
         peer = writer.get_peer_info()
         address = "unknown" if peer is None else f"{peer[0]}:{peer[1]}"
-        if len(self._connections) >= self._options.max_connections or not self.transitions.is_started():
-            self._guard.refuse(Refusal("connection", None, None, None, "too-many-connections", address))
+        full = len(self._connections) >= self._options.max_connections
+        if full or not self.transitions.is_started():
+            reason = "too-many-connections" if full else "shutting-down"
+            self._guard.refuse(Refusal("connection", None, None, None, reason, address))
             writer.abort()
             return
         task = asyncio.current_task()

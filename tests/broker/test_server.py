@@ -91,7 +91,7 @@ async def test_a_packet_longer_than_the_limit_closes_the_connection_when_it_is_d
     site = await place.client("pond7")
     site.writer.write(b"\x30\xff\xff\xff\x7f")
     assert await site.closed() == []
-    assert place.refusals[0].reason == "malformed"
+    assert place.refusals[0].reason == "packet-too-large"
 
 
 async def test_websockets_are_closed_by_a_shutdown_in_time(start_broker):
