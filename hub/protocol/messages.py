@@ -64,7 +64,8 @@ class FeederConfig(Model):
     def _fits_together(self) -> Self:
         if self.meal_g > self.daily_limit_g:
             raise ValueError(f"meal_g {self.meal_g:g} is more than daily_limit_g {self.daily_limit_g:g}")
-        if self.meal_g / self.feed_rate_g_per_s > self.interval_s:
+        # A hair of room: what fits as written must fit as well when it is read back in 32 bits.
+        if self.meal_g / self.feed_rate_g_per_s > self.interval_s * (1 + 1e-6):
             raise ValueError(
                 f"a meal of {self.meal_g:g} g at {self.feed_rate_g_per_s:g} g/s lasts longer than interval_s {self.interval_s}"
             )

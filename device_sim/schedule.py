@@ -1,0 +1,76 @@
+"""When a feeder's meals are due: the window in local time, the interval in elapsed time. No I/O.
+
+A window opens at its `start` and closes before its `end`, both at the first time that the clock shows them; where the
+clock jumps over them, at the first moment that exists. Meals go by elapsed seconds from the opening, so the hour that
+comes twice has its meals twice and none of them bunch up.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from hub.protocol.messages import FeederConfig, Window
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether this machine knows the IANA time zone."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a directory of zones
+        return False
+    return True
+
+
+def local_date(moment: datetime, time_zone: str) -> date:
+    """The date that the farm's clock shows."""
+    return moment.astimezone(ZoneInfo(time_zone)).date()
+
+
+def next_meal_at(config: FeederConfig, time_zone: str, after: datetime) -> datetime | None:
+    """The first moment later than `after` at which a meal is due, in UTC; None if the schedule is off."""
+    if not config.enabled:
+        return None
+    interval = timedelta(seconds=config.interval_s)
+    today = local_date(after, time_zone)
+    # Yesterday's window may reach into today; a day's window may fall whole into the hour that does not exist.
+    for days in range(-1, 4):
+        opens, closes = _window_on(today + timedelta(days=days), config.window, time_zone)
+        meals_gone = (after - opens) // interval + 1 if after >= opens else 0
+        due = opens + meals_gone * interval
+        if due < closes:
+            return due
+    return None
+
+
+def _window_on(day: date, window: Window, time_zone: str) -> tuple[datetime, datetime]:
+    start, end = _minutes(window.start), _minutes(window.end)
+    if end < start:
+        end += 24 * 60
+    return _moment(day, start, time_zone), _moment(day, end, time_zone)
+
+
+def _minutes(time_of_day: str) -> int:
+    hours, minutes = time_of_day.split(":")
+    return int(hours) * 60 + int(minutes)
+
+
+def _moment(day: date, minutes: int, time_zone: str) -> datetime:
+    """When the farm's clock first shows that many minutes past midnight of `day`, or first has passed them."""
+    zone = ZoneInfo(time_zone)
+    days, minutes = divmod(minutes, 24 * 60)
+    local = datetime.combine(day + timedelta(days=days), time(minutes // 60, minutes % 60), zone)
+    earlier, later = local.astimezone(UTC), local.replace(fold=1).astimezone(UTC)
+    if earlier <= later:
+        return earlier
+    # The clock jumps over this time: between the two readings of it lies the jump. Find its minute.
+    before, after = later, earlier
+    offset = after.astimezone(zone).utcoffset()
+    while after - before > timedelta(minutes=1):
+        middle = before + (after - before) // 2
+        middle = middle.replace(second=0, microsecond=0)
+        if middle <= before:
+            break
+        if middle.astimezone(zone).utcoffset() == offset:
+            after = middle
+        else:
+            before = middle
+    return after
