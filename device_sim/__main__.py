@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from device_sim.desktop import Broker, Desktop, sleepless_clock
-from device_sim.journal import Journal, JournalInUse
+from device_sim.journal import Journal, JournalUnusable
 from device_sim.plc import Feeder, Plc, Registers
 from device_sim.rules import DesktopRules
 from device_sim.schedule import is_time_zone
@@ -63,8 +63,8 @@ def desktop(
 ) -> None:
     """Play a site's desktop with its feeders, until SIGTERM or Ctrl-C.
 
-    Ends with 0 after a signal, 2 if the command line is wrong, 3 if the broker refuses the login, and with --once 4 if
-    there is no connection.
+    Ends with 0 after a signal, 2 if the command line is wrong, 3 if the broker refuses the login, and with
+    --once 4 if there is no connection.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if not is_id(site):
@@ -79,9 +79,7 @@ def desktop(
     file = journal or Path("data") / f"desktop-{site}.sqlite"
     try:
         memory = Journal(file)
-    except JournalInUse as error:
-        raise typer.BadParameter(f"the journal {file} is open in another process") from error
-    except OSError as error:
+    except (JournalUnusable, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     names = [f"f{number}" for number in range(1, feeders + 1)]
     plc = Plc(

@@ -1,7 +1,7 @@
 """The desktop's connection: `DesktopRules` on paho-mqtt, in one thread, until a signal ends it.
 
-Each connection is a client of its own with a session and a last will of its own, so nothing of an old one is ever
-sent again. paho's loop is turned by hand: the rules run between two turns, never at the same time as another rule.
+Each connection is a client of its own, with a session and a last will of its own, so nothing of an old one is
+ever sent again. paho's loop is turned by hand: no rule ever runs at the same time as another.
 """
 
 import logging
@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from device_sim.rules import DesktopRules, Outgoing
+from device_sim.outbox import Outgoing
+from device_sim.rules import DesktopRules
 from hub.protocol.messages import Offline, encode
 from hub.protocol.times import utc_now
 
@@ -52,21 +53,23 @@ class Broker:
 
     host: str
     port: int
-    tls: bool
     username: str
     secret: str
-    ca_file: Path | None = None
+    tls: ssl.SSLContext | None = None
 
     @classmethod
     def at(cls, url: str, username: str, secret: str, ca_file: Path | None = None) -> "Broker":
-        """From `mqtt://host[:port]` or `mqtts://host[:port]`. Raises ValueError with what is wrong."""
+        """From `mqtt://host[:port]` or `mqtts://host[:port]`. Raises ValueError, OSError (CA file)."""
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
             raise ValueError(f"{url!r} is no broker's address: write mqtt://host:port or mqtts://host:port")
         if parts.username or parts.password or parts.path.strip("/"):
             raise ValueError("the address takes a host and a port only; the secret comes from its file")
-        tls = parts.scheme == "mqtts"
-        return cls(parts.hostname, parts.port or (8883 if tls else 1883), tls, username, secret, ca_file)
+        if parts.scheme == "mqtt":
+            return cls(parts.hostname, parts.port or 1883, username, secret)
+        return cls(
+            parts.hostname, parts.port or 8883, username, secret, ssl.create_default_context(cafile=ca_file)
+        )
 
 
 def sleepless_clock() -> float:
@@ -167,8 +170,7 @@ class _Connection:
         self._broker = broker
         self._awaited_subscription: int | None = None
         self._unacknowledged: set[int] = set()
-        keep_alive_s = max(5, round(rules.presence.interval_s))
-        self._keep_alive_s = keep_alive_s
+        self._keep_alive_s = max(5, round(rules.presence.interval_s))
         self._client = self._new_client(rules.open_session())
 
     def _new_client(self, will: Offline) -> mqtt.Client:
@@ -180,8 +182,8 @@ class _Connection:
             reconnect_on_failure=False,
         )
         client.username_pw_set(self._broker.username, self._broker.secret)
-        if self._broker.tls:
-            client.tls_set_context(ssl.create_default_context(cafile=self._broker.ca_file))
+        if self._broker.tls is not None:
+            client.tls_set_context(self._broker.tls)
         client.will_set(self._rules.topics.heartbeat(self._rules.site), encode(will), qos=1, retain=True)
         client.max_inflight_messages_set(1000)
         client.on_socket_open = _send_at_once
@@ -196,7 +198,7 @@ class _Connection:
         self._client.connect(self._broker.host, self._broker.port, keepalive=self._keep_alive_s)
 
     def turn(self, seconds: float) -> bool:
-        """Wait at most so long for something to happen, and handle it. False when the connection has ended."""
+        """Wait so long for something to happen, and handle it. False when the connection has ended."""
         return self._client.loop(seconds) == MQTTErrorCode.MQTT_ERR_SUCCESS and not self.login_refused
 
     def publish(self, messages: Iterable[Outgoing]) -> None:

@@ -1,8 +1,8 @@
-"""What the desktop knows after a crash, in one SQLite file. Whatever a method wrote is on disk when it returns.
+"""What the desktop knows after a crash, in one SQLite file. What a method wrote is on disk when it returns.
 
-A command is written down before anything acts on it (`begin`), and its outcome before it is answered (`finish`). What
-happened at the feeders waits here as events until the hub has stored them. A simulated PLC keeps its registers here
-too, as a real one keeps its own.
+A command is written down before anything acts on it (`begin`), and its outcome before it is answered
+(`finish`). What happened at the feeders waits here as events until the hub has stored them. A simulated PLC
+keeps its registers here too, as a real one keeps its own.
 """
 
 import sqlite3
@@ -29,17 +29,19 @@ CREATE TABLE IF NOT EXISTS feeders (
     feeder TEXT PRIMARY KEY, registers BLOB NOT NULL, config_version INTEGER NOT NULL DEFAULT 0,
     state_seq INTEGER NOT NULL DEFAULT 0, event_seq INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (feeder TEXT, seq INTEGER, event BLOB NOT NULL, PRIMARY KEY (feeder, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    feeder TEXT, seq INTEGER, event BLOB NOT NULL, PRIMARY KEY (feeder, seq)
+) WITHOUT ROWID;
 """
 
 
-class JournalInUse(Exception):  # noqa: N818 - what is the matter
-    """Another process has this journal open."""
+class JournalUnusable(Exception):  # noqa: N818 - what is the matter
+    """The journal cannot be opened: another process has it, or the file is no journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command in the journal. Begun and without outcome: it runs, or was running when the desktop stopped."""
+    """A command in the journal. Without an outcome it runs, or was running when the desktop stopped."""
 
     feeder: str | None
     command: Command | None
@@ -50,7 +52,7 @@ class Journal:
     """One desktop's memory. Only one process can have it open."""
 
     def __init__(self, file: Path) -> None:
-        """Open or make the journal. Raises JournalInUse, OSError, sqlite3.Error."""
+        """Open or make the journal. Raises JournalUnusable, OSError."""
         file.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(file, isolation_level=None, timeout=0.5)
         try:
@@ -61,11 +63,9 @@ class Journal:
             self.journal_id = self._fact("journal_id") or str(ULID())
             self._set_fact("journal_id", self.journal_id)
             self._forget_old_commands()
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             self._database.close()
-            if "locked" in str(error):
-                raise JournalInUse(str(file)) from error
-            raise
+            raise JournalUnusable(f"the journal {file} cannot be used: {error}") from error
 
     def close(self) -> None:
         self._database.close()
@@ -97,12 +97,12 @@ class Journal:
         """Whether the command is so old that it may have been here and be forgotten."""
         return command_id <= (self._fact("forgotten_through") or "")
 
-    def unfinished(self) -> list[Entry]:
-        """Commands that were begun and have no outcome, oldest first."""
+    def unfinished(self) -> list[tuple[str | None, Command]]:
+        """(feeder or None for the site, command) of what was begun and has no outcome, oldest first."""
         rows = self._database.execute(
-            "SELECT feeder, command, outcome FROM commands WHERE outcome IS NULL ORDER BY id"
+            "SELECT feeder, command FROM commands WHERE outcome IS NULL ORDER BY id"
         )
-        return [_entry(*row) for row in rows]
+        return [(feeder, Command.model_validate_json(command)) for feeder, command in rows]
 
     def begin(self, command: Command, feeder: str | None) -> None:
         """Write the command and its stop epoch down, before anything acts on it."""
@@ -184,7 +184,7 @@ class Journal:
         self._database.execute("INSERT INTO events VALUES (?, ?, ?)", (feeder, event.seq, encode(event)))
 
     def events(self) -> list[tuple[str, bytes]]:
-        """(feeder, event as it goes out) for all that the hub has not acknowledged, oldest first per feeder."""
+        """(feeder, event as it goes out) of all that are not acknowledged, oldest first per feeder."""
         return self._database.execute("SELECT feeder, event FROM events ORDER BY feeder, seq").fetchall()
 
     def forget_events(self, feeder: str, through: int) -> None:

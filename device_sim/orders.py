@@ -59,7 +59,7 @@ def _what_is_wrong(error: ValidationError) -> Refused:
 
 
 def check(command: Command, args: Model, name: str | None, plc: Plc, journal: Journal) -> None:
-    """Every rule that can refuse it before it is begun. Raises Refused; PlcLost if the PLC cannot be asked."""
+    """Every rule that can refuse it before it is begun. Raises Refused, or PlcLost."""
     if name is None:
         if command.name == "release":
             _check_release(plc)
@@ -200,25 +200,29 @@ def _set_config(command_id: str, order: SetConfig, name: str, feeder: Feeder, jo
 
 
 def recovered(command: Command, name: str | None, feeder: Feeder | None, journal: Journal) -> Outcome:
-    """What became of a command in the middle of which the desktop stopped: what the PLC shows, or `interrupted`."""
-    outcome = Outcome(
-        id=command.id, status="interrupted", code=Code.INTERRUPTED, detail=MEANING[Code.INTERRUPTED]
-    )
+    """What became of a command that a stop of the desktop cut off: what the PLC shows."""
+    code = Code.INTERRUPTED
+    interrupted = Outcome(id=command.id, status="interrupted", code=code, detail=MEANING[code])
     if name is None or feeder is None:
-        return outcome
+        return interrupted
     r = feeder.registers
     if command.name == "set_config":
         order = SetConfig.model_validate(command.args)
         took = not differences(order.config, r.config) and order.time_zone == r.time_zone
         if took:
             journal.set_config_version(name, order.config_version)
-            outcome = Outcome(id=command.id, status="applied")
-        now = {"config": r.config, "config_version": journal.config_version(name), "local_rev": r.local_rev}
-        return outcome.model_copy(update=now)
+        outcome = Outcome(id=command.id, status="applied") if took else interrupted
+        as_it_is = {
+            "config": r.config,
+            "config_version": journal.config_version(name),
+            "local_rev": r.local_rev,
+        }
+        return outcome.model_copy(update=as_it_is)
     if command.name == "feed":
         # Nobody watches this dose any more: it ends here, and the PLC's counter says how far it came.
         if r.feeding is not None and r.feeding.command_id == command.id:
             feeder.abort_dose(Code.INTERRUPTED)
+            journal.save_registers(name, r)
         grams = r.last_dose_g if r.last_dose_id == command.id else 0
-        return outcome.model_copy(update={"dispensed_g": round(grams, 3)})
-    return outcome
+        return interrupted.model_copy(update={"dispensed_g": round(grams, 3)})
+    return interrupted

@@ -1,8 +1,8 @@
 """One feeder and its PLC, in memory: silo, auger, schedule, doses, interlocks. No I/O; `now` is an argument.
 
-The PLC feeds by itself. Between two calls of `advance` nothing is lost: it works through every meal that was due in
-the meantime, so a feeder that is looked at once an hour fed the same as one that is looked at all the time. What it
-must keep without power is in its `Registers`; put them into a new `Feeder` and it goes on.
+The PLC feeds by itself. Between two calls of `advance` nothing is lost: it works through every meal that was
+due in the meantime, so a feeder that is looked at once an hour fed the same as one that is looked at all the
+time. What it must keep without power is in its `Registers`; put them into a new `Feeder` and it goes on.
 """
 
 import struct
@@ -31,7 +31,7 @@ class Interlocked(Exception):  # noqa: N818 - what happened; the PLC is right
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something that happened at a feeder. A feeding counts for the moment (and the day) at which it began."""
+    """Something that happened at a feeder. A feeding counts for the moment at which it began."""
 
     kind: Literal["meal", "dose", "skipped", "jam", "silo"]
     at: datetime
@@ -111,7 +111,7 @@ class Feeder:
     # --- what the desktop orders ----------------------------------------------------------------------------
 
     def write_config(self, config: FeederConfig, time_zone: str) -> None:
-        """Put a config into the registers; numbers become 32-bit floats, the rate at most what the auger can do."""
+        """Take a config over: numbers become 32-bit floats, the rate at most what the auger can do."""
         r = self.registers
         rate = min(config.feed_rate_g_per_s, r.auger_max_g_per_s)
         r.config = config.model_copy(
@@ -164,7 +164,7 @@ class Feeder:
     # --- what a person on the farm does ---------------------------------------------------------------------
 
     def switch(self, control: Control) -> None:
-        """Turn the switch. In service nothing moves; leaving remote ends a dose, and going back starts nothing."""
+        """Turn the switch. In service nothing moves; leaving remote ends a dose, coming back starts none."""
         self.registers.control = control
         if control == "service":
             self._end_feeding("service")
@@ -278,7 +278,7 @@ class Feeder:
 
 
 class Plc:
-    """All feeders of a site behind one cable each. A cut cable stops nobody feeding; it only hides what happens."""
+    """All feeders of a site, each behind its cable. A cut cable stops no feeding; it hides what happens."""
 
     def __init__(self, feeders: dict[str, Feeder]) -> None:
         self._feeders = feeders

@@ -1,4 +1,4 @@
-"""One desktop's presence at the broker: its session, its heartbeats, and the hub's time that pings tell it. No I/O."""
+"""One desktop's presence: its session, its heartbeats, and the hub's time that pings tell it. No I/O."""
 
 import logging
 from collections import deque
@@ -55,7 +55,7 @@ class Presence:
         return Offline(online=False, session=self.session)
 
     def close(self) -> Offline | None:
-        """The session has ended; the answer is what leaving on purpose says, if there is still somebody to hear it."""
+        """The session has ended. The answer is what leaving on purpose says, if anybody can hear it."""
         was_live, self.live = self.live, False
         if not was_live or self.session is None:
             return None
@@ -84,12 +84,13 @@ class Presence:
     def heartbeat_is_due(self) -> bool:
         return self.live and self._clock() >= self._next_heartbeat_s
 
-    def must_correct(self, payload: bytes) -> bool:
+    def must_correct(self, payload: bytes, *, retained: bool) -> bool:
         """Whether our own heartbeat topic, read back, says that we are gone though we are here."""
         try:
             said = Offline.model_validate_json(payload)
         except ValidationError:
-            self._warn_of_another_desktop(payload)
+            if not retained:
+                self._warn_of_another_desktop(payload)
             return False
         if not self.live or said.session == self.session:
             return False
@@ -118,7 +119,7 @@ class Presence:
     # --- the hub's time -------------------------------------------------------------------------------------
 
     def take_ping(self, ping: Ping, issued_at: datetime) -> bool:
-        """Take the ping's `issued_at` for the hub's time, if the heartbeat that it answers is fresh enough."""
+        """Take the ping's `issued_at` for the hub's time, if the heartbeat that it answers is fresh."""
         sent_at_s = self._sent_at_s.get(ping.seq) if ping.session == self.session else None
         if sent_at_s is None or self._clock() - sent_at_s >= FRESH_HEARTBEAT_S:
             return False

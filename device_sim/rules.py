@@ -1,13 +1,13 @@
-"""The desktop's rules, without a socket: what comes in by MQTT or by the passing of time, and what goes out for it.
+"""The desktop's rules, without a socket: what comes in by MQTT or with time, and what goes out for it.
 
-In the order in which a command meets them: retained or not ours - ignored; a `reply_to` that is not ours - ignored and
-said; seen before - answered from the journal; an older stop epoch, the hub's time unknown or past - refused; wrong
-arguments, stopped, not on remote, stale - refused; then journalled, done, read back, journalled again, answered.
+What a command meets, in this order: retained, or not for this session: ignored. A `reply_to` that is not
+ours: ignored, and logged. Seen before: answered from the journal. An older stop epoch, the hub's time
+unknown, too late: refused. Wrong arguments, stopped, not on remote, stale: refused. Then it is journalled, done, read
+back, its outcome journalled, and answered.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -15,47 +15,31 @@ from pydantic import ValidationError
 from ulid import ULID
 
 from device_sim import orders
+from device_sim.feeders import Feeders
 from device_sim.journal import Journal
 from device_sim.orders import Refused, rejected
-from device_sim.plc import Fact, Plc, PlcLost
+from device_sim.outbox import Outbox, Outgoing
+from device_sim.plc import Plc, PlcLost
 from device_sim.presence import Presence
 from hub.protocol.codes import MEANING, Code
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.messages import (
     AckEvents,
     Command,
-    Event,
     Model,
     Offline,
     Outcome,
     Ping,
     Reply,
-    ReplyStatus,
     Report,
     SessionId,
-    State,
-    encode,
 )
 from hub.protocol.topics import Kind, Topics, Ulid
 
 FEEDER_COMMANDS: Final = frozenset({"set_config", "feed", "pause", "resume", "calibrate"})
 HOUSEKEEPING: Final = frozenset({"ping", "report", "ack_events"})
-AS_REPLY: Final[dict[str, tuple[ReplyStatus, Code]]] = {
-    "interrupted": ("failed", Code.INTERRUPTED),
-    "not_seen": ("rejected", Code.VOIDED),
-}
-"""How a duplicate of a command is answered whose outcome is a word that only a report knows."""
 
 log = logging.getLogger("feeder-sim")
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One message to publish, QoS 1, now; what cannot go out now is not kept: each session says everything anew."""
-
-    topic: str
-    payload: bytes
-    retain: bool = False
 
 
 class _Envelope(Model):
@@ -68,7 +52,7 @@ class _Envelope(Model):
 
 
 class DesktopRules:
-    """One site's desktop. `now` is the machine's time; `clock` counts seconds, also while the machine sleeps."""
+    """One site's desktop. `now` is the machine's time; `clock` counts seconds, asleep or awake."""
 
     def __init__(
         self,
@@ -89,59 +73,47 @@ class DesktopRules:
         self.presence = Presence(
             journal_id=journal.journal_id, interval_s=heartbeat_s, agent=agent, clock=clock, new_id=new_id
         )
-        self._new_id = new_id
-        self._outbox: list[Outgoing] = []
-        self._last_states: dict[str, State] = {}
-        self._gists: dict[str, tuple[object, ...]] = {}
-        with journal.together():
-            for name in plc.names:
-                journal.save_registers(name, plc[name].registers)
+        self._outbox = Outbox(site, topics, self.presence)
+        self._feeders = Feeders(plc, journal, self._outbox, new_id)
 
     # --- the session ----------------------------------------------------------------------------------------
 
     def start(self, now: datetime) -> None:
         """Catch up with the PLC, and settle what a crash left unsettled. Once, before the first session."""
-        self._pass_time(now)
-        for entry in self.journal.unfinished():
-            if entry.command is None:
-                continue
-            feeder = (
-                self.plc[entry.feeder]
-                if entry.feeder is not None and entry.feeder in self.plc.names
-                else None
-            )
+        self._feeders.pass_time(now)
+        for name, command in self.journal.unfinished():
+            feeder = self.plc[name] if name in self.plc.names else None
             with self.journal.together():
-                outcome = orders.recovered(entry.command, entry.feeder, feeder, self.journal)
+                outcome = orders.recovered(command, name, feeder, self.journal)
                 self.journal.finish(outcome)
             log.warning(
-                "%s %s was cut off by a stop of this desktop: %s",
-                entry.command.name,
-                outcome.id,
+                "this desktop was stopped in the middle of %s %s: %s",
+                command.name,
+                command.id,
                 outcome.status,
             )
-        self._pass_time(now)
-        self._notice_changes(now)
+        self._feeders.pass_time(now)
+        self._feeders.notice_changes(now)
 
     def open_session(self) -> Offline:
-        """Begin a session, before each CONNECT. The answer is its last will, retained, on the heartbeat topic."""
+        """Begin a session, before each CONNECT. The answer is its last will, for the heartbeat topic."""
         return self.presence.open()
 
     def subscribed(self, now: datetime) -> list[Outgoing]:
-        """Every subscription is granted: say that we are here, how all feeders are, and what was not acknowledged."""
-        self._pass_time(now)
-        self._outbox = []
-        self._heartbeat(now)
-        self._publish_states(now)
+        """Every subscription is granted: say that we are here, and what the hub has not heard yet."""
+        self._feeders.pass_time(now)
+        self._outbox.heartbeat(now, plc_connected=self.plc.connected)
+        self._feeders.publish_states(now)
         for feeder, event in self.journal.events():
-            self._outbox.append(Outgoing(self.topics.events(self.site, feeder), event))
-        return self._take_outbox()
+            self._outbox.event(feeder, event)
+        return self._outbox.take()
 
     def leave(self) -> list[Outgoing]:
         """End the session on purpose."""
         farewell = self.presence.close()
-        if farewell is None:
-            return []
-        return [Outgoing(self.topics.heartbeat(self.site), encode(farewell), retain=True)]
+        if farewell is not None:
+            self._outbox.farewell(farewell)
+        return self._outbox.take()
 
     def lost(self) -> None:
         """The connection is gone; the feeders feed on."""
@@ -149,11 +121,11 @@ class DesktopRules:
 
     def tick(self, now: datetime) -> list[Outgoing]:
         """Let time pass: what happened at the feeders, and a heartbeat when it is due."""
-        self._pass_time(now)
-        self._notice_changes(now)
+        self._feeders.pass_time(now)
+        self._feeders.notice_changes(now)
         if self.presence.heartbeat_is_due():
-            self._heartbeat(now)
-        return self._take_outbox()
+            self._outbox.heartbeat(now, plc_connected=self.plc.connected)
+        return self._outbox.take()
 
     def receive(self, topic: str, payload: bytes, retained: bool, now: datetime) -> list[Outgoing]:
         """One message from the broker."""
@@ -161,8 +133,8 @@ class DesktopRules:
         if address is None or address.site != self.site:
             log.warning("ignored a message on %s, which is not ours", topic)
         elif address.kind is Kind.HEARTBEAT:
-            if self.presence.must_correct(payload):
-                self._heartbeat(now)
+            if self.presence.must_correct(payload, retained=retained):
+                self._outbox.heartbeat(now, plc_connected=self.plc.connected)
         elif address.kind is not Kind.COMMANDS:
             log.warning("ignored a message on %s, which carries no commands", topic)
         elif retained:
@@ -170,11 +142,11 @@ class DesktopRules:
         elif len(payload) > MAX_PAYLOAD_BYTES:
             log.warning("ignored a command of %d bytes", len(payload))
         else:
-            self._pass_time(now)
+            self._feeders.pass_time(now)
             self._read_command(address.feeder, payload, now)
-            self._pass_time(now)
-            self._notice_changes(now)
-        return self._take_outbox()
+            self._feeders.pass_time(now)
+            self._feeders.notice_changes(now)
+        return self._outbox.take()
 
     # --- a command, rule by rule ----------------------------------------------------------------------------
 
@@ -192,7 +164,7 @@ class DesktopRules:
                 "ignored %s %s: its reply_to %r is not ours", command.name, command.id, command.reply_to
             )
         elif (name is not None) != (command.name in FEEDER_COMMANDS):
-            self._reply(command.reply_to, rejected(command.id, Refused(Code.UNKNOWN_COMMAND)), now)
+            self._outbox.outcome(command.reply_to, rejected(command.id, Refused(Code.UNKNOWN_COMMAND)), now)
         elif command.name in HOUSEKEEPING:
             self._keep_house(command, now)
         else:
@@ -210,7 +182,7 @@ class DesktopRules:
         if self._is_ours(envelope) and self._may_answer(envelope.reply_to):
             unknown = any(fault["loc"] == ("name",) for fault in error.errors(include_url=False))
             code = Code.UNKNOWN_COMMAND if unknown else Code.BAD_ARGS
-            self._reply(envelope.reply_to, rejected(envelope.id, Refused(code, faults[:1000])), now)
+            self._outbox.outcome(envelope.reply_to, rejected(envelope.id, Refused(code, faults[:1000])), now)
 
     def _is_ours(self, command: Command | _Envelope) -> bool:
         return (command.session, command.journal_id) == (self.presence.session, self.presence.journal_id)
@@ -226,7 +198,9 @@ class DesktopRules:
             known = self.journal.find(command.id)
             if known is not None:
                 log.info("%s %s is here already", command.name, command.id)
-                self._reply(command.reply_to, known.outcome or Outcome(id=command.id, status="running"), now)
+                self._outbox.outcome(
+                    command.reply_to, known.outcome or Outcome(id=command.id, status="running"), now
+                )
                 return
             self._check_epoch_and_time(command)
             args = orders.arguments(command)
@@ -245,9 +219,9 @@ class DesktopRules:
             )
             self.journal.finish(outcome)
         if outcome is None:
-            self._say(command.reply_to, Reply(id=command.id, status="received", at=now))
+            self._outbox.reply(command.reply_to, Reply(id=command.id, status="received", at=now))
             outcome = Outcome(id=command.id, status="running")
-        self._reply(command.reply_to, outcome, now)
+        self._outbox.outcome(command.reply_to, outcome, now)
 
     def _keep_house(self, command: Command, now: datetime) -> None:
         """Commands that change nothing at a feeder need no journal: done twice, they do no more than once."""
@@ -262,16 +236,18 @@ class DesktopRules:
                         for feeder, seq in through.items():
                             self.journal.forget_events(feeder, seq)
                 case Report(commands=commands):
-                    self._publish_states(now)
+                    self._feeders.publish_states(now)
                     with self.journal.together():
                         outcomes = [self._outcome(command_id) for command_id in commands]
         except Refused as refused:
-            self._reply(command.reply_to, rejected(command.id, refused), now)
+            self._outbox.outcome(command.reply_to, rejected(command.id, refused), now)
         else:
-            self._say(command.reply_to, Reply(id=command.id, status="applied", outcomes=outcomes, at=now))
+            self._outbox.reply(
+                command.reply_to, Reply(id=command.id, status="applied", outcomes=outcomes, at=now)
+            )
 
     def _outcome(self, command_id: str) -> Outcome:
-        """What the journal says; a command that it does not know is refused from now on, before this is answered."""
+        """What the journal says; a command that it does not know is void from now on, on disk."""
         known = self.journal.find(command_id)
         if known is not None:
             # A hundred long details would not fit into one message.
@@ -296,129 +272,3 @@ class DesktopRules:
         if hub_now >= command.expires_at:
             late_s = (hub_now - command.expires_at).total_seconds()
             raise Refused(Code.EXPIRED, f"it was {late_s:.1f} s past its expires_at")
-
-    # --- from the feeders to the hub ------------------------------------------------------------------------
-
-    def _pass_time(self, now: datetime) -> None:
-        if self.journal.latched:
-            orders.latch_all(self.plc, self.journal)
-        for name, fact in self.plc.advance(now):
-            self._tell(name, fact, now)
-
-    def _tell(self, name: str, fact: Fact, now: datetime) -> None:
-        """Keep what happened as an event; if it ends a dose that was ordered, settle and answer that as well."""
-        with self.journal.together():
-            event = Event(
-                id=self._new_id(),
-                seq=self.journal.next_event_seq(name),
-                kind=fact.kind,
-                at=fact.at,
-                planned_g=fact.planned_g,
-                dispensed_g=fact.dispensed_g,
-                reason=fact.reason,
-                command_id=fact.command_id,
-            )
-            self.journal.keep_event(name, event)
-            self.journal.save_registers(name, self.plc[name].registers)
-            if fact.command_id is not None:
-                self._settle_dose(fact.command_id, fact, now)
-        log.info(
-            "%s: %s%s%s",
-            name,
-            fact.kind,
-            "" if fact.planned_g is None else f" {fact.dispensed_g or 0:g} of {fact.planned_g:g} g",
-            "" if fact.reason is None else f" ({fact.reason})",
-        )
-        self._gists.pop(name, None)  # the silo, and more, changed: the state goes out anew
-        if self.presence.live:
-            self._outbox.append(Outgoing(self.topics.events(self.site, name), encode(event)))
-
-    def _settle_dose(self, command_id: str, fact: Fact, now: datetime) -> None:
-        known = self.journal.find(command_id)
-        if known is None or known.command is None or known.outcome is not None:
-            return
-        outcome = Outcome(
-            id=command_id,
-            status="applied" if fact.reason is None else "failed",
-            code=fact.reason,
-            dispensed_g=fact.dispensed_g,
-        )
-        self.journal.finish(outcome)
-        self._reply(known.command.reply_to, outcome, now)
-
-    def _notice_changes(self, now: datetime) -> None:
-        """Publish the state of each feeder where it changed, and let its simulated PLC keep its registers."""
-        for name in self.plc.names:
-            state = self._look(name, now)
-            if _gist(state) == self._gists.get(name):
-                continue
-            self._gists[name] = _gist(state)
-            if state.condition != "plc_lost":
-                self.journal.save_registers(name, self.plc[name].registers)
-            log.info("%s: %s, %s, silo %g g", name, state.condition, state.control, state.silo_g or 0)
-            self._publish_state(name, state)
-
-    def _publish_states(self, now: datetime) -> None:
-        for name in self.plc.names:
-            state = self._look(name, now)
-            self._gists[name] = _gist(state)
-            self._publish_state(name, state)
-
-    def _publish_state(self, name: str, state: State) -> None:
-        if self.presence.live:
-            numbered = state.model_copy(update={"seq": self.journal.next_state_seq(name)})
-            self._outbox.append(Outgoing(self.topics.state(self.site, name), encode(numbered), retain=True))
-
-    def _look(self, name: str, now: datetime) -> State:
-        """The feeder as it is; behind a cut cable as it was when it was last seen. Its number is given when it goes out."""
-        try:
-            feeder = self.plc[name]
-        except PlcLost:
-            lost = {"condition": "plc_lost", "next_meal_at": None, "at": now}
-            return self._last_states[name].model_copy(update=lost)
-        self._last_states[name] = State(
-            seq=0,
-            journal_id=self.journal.journal_id,
-            config=feeder.registers.config,
-            config_version=self.journal.config_version(name),
-            local_rev=feeder.registers.local_rev,
-            condition=feeder.condition,
-            control=feeder.registers.control,
-            silo_g=round(feeder.registers.silo_g, 1),
-            next_meal_at=feeder.next_meal_at,
-            at=now,
-        )
-        return self._last_states[name]
-
-    # --- out ------------------------------------------------------------------------------------------------
-
-    def _heartbeat(self, now: datetime) -> None:
-        heartbeat = self.presence.heartbeat(now, plc_connected=self.plc.connected)
-        self._outbox.append(Outgoing(self.topics.heartbeat(self.site), encode(heartbeat), retain=True))
-
-    def _reply(self, reply_to: str, outcome: Outcome, now: datetime) -> None:
-        """Answer with what became of a command, in the words that a reply has."""
-        status, code = AS_REPLY.get(outcome.status, (outcome.status, outcome.code))
-        answer = outcome.model_dump(exclude={"status", "code"}, exclude_none=True)
-        self._say(reply_to, Reply.model_validate(answer | {"status": status, "code": code, "at": now}))
-
-    def _say(self, reply_to: str, reply: Reply) -> None:
-        log.info("%s %s%s", reply.id, reply.status, "" if reply.code is None else f" ({reply.code})")
-        if self.presence.live:
-            self._outbox.append(Outgoing(reply_to, encode(reply)))
-
-    def _take_outbox(self) -> list[Outgoing]:
-        taken, self._outbox = self._outbox, []
-        return taken
-
-
-def _gist(state: State) -> tuple[object, ...]:
-    """What makes a state worth telling anew. The silo alone does not: it is told with what emptied or filled it."""
-    return (
-        state.config,
-        state.config_version,
-        state.local_rev,
-        state.condition,
-        state.control,
-        state.next_meal_at,
-    )

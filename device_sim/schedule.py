@@ -1,8 +1,8 @@
 """When a feeder's meals are due: the window in local time, the interval in elapsed time. No I/O.
 
-A window opens at its `start` and closes before its `end`, both at the first time that the clock shows them; where the
-clock jumps over them, at the first moment that exists. Meals go by elapsed seconds from the opening, so the hour that
-comes twice has its meals twice and none of them bunch up.
+A window opens at its `start` and closes before its `end`, both at the first time that the clock shows them;
+where the clock jumps over them, at the first moment that exists. Meals go by elapsed seconds from the opening,
+so the hour that comes twice has its meals twice and none of them bunch up.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -31,7 +31,7 @@ def next_meal_at(config: FeederConfig, time_zone: str, after: datetime) -> datet
         return None
     interval = timedelta(seconds=config.interval_s)
     today = local_date(after, time_zone)
-    # Yesterday's window may reach into today; a day's window may fall whole into the hour that does not exist.
+    # Yesterday's window may reach into today; a whole window may fall into the hour that does not exist.
     for days in range(-1, 4):
         opens, closes = _window_on(today + timedelta(days=days), config.window, time_zone)
         meals_gone = (after - opens) // interval + 1 if after >= opens else 0
@@ -54,7 +54,7 @@ def _minutes(time_of_day: str) -> int:
 
 
 def _moment(day: date, minutes: int, time_zone: str) -> datetime:
-    """When the farm's clock first shows that many minutes past midnight of `day`, or first has passed them."""
+    """When the farm's clock first shows so many minutes past midnight of `day`, or is first past them."""
     zone = ZoneInfo(time_zone)
     days, minutes = divmod(minutes, 24 * 60)
     local = datetime.combine(day + timedelta(days=days), time(minutes // 60, minutes % 60), zone)

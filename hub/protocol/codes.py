@@ -1,11 +1,11 @@
-"""The codes that replies carry, in one table. The text beside each says what was wrong, for a person who reads it."""
+"""The codes that replies carry, in one table, and what each says to a person who reads it."""
 
 from enum import StrEnum
 from typing import Final
 
 
 class Code(StrEnum):
-    """Why a command was not applied. A desktop may send codes of its own as well; the hub shows them as they are."""
+    """Why a command was not applied. A desktop may have codes of its own too; the hub shows them as they are."""
 
     EXPIRED = "expired"
     CLOCK_UNKNOWN = "clock_unknown"
@@ -34,7 +34,7 @@ MEANING: Final = {
     Code.EXPIRED: "it arrived after its expires_at, by the hub's time",
     Code.CLOCK_UNKNOWN: "no ping has told the hub's time yet",
     Code.STALE_EPOCH: "an emergency stop was ordered after it was sent",
-    Code.STALE_VERSION: "its config_version is not newer than the feeder's; the reply has the config as it is",
+    Code.STALE_VERSION: "its config_version is not newer than the last; the reply has the config as it is",
     Code.STALE: "the config was changed on the farm meanwhile; the reply has the config as it is",
     Code.STOPPED: "the emergency stop is latched",
     Code.NOT_REMOTE: "the feeder's switch is not on remote",
@@ -53,4 +53,4 @@ MEANING: Final = {
     Code.READ_BACK_DIFFERS: "the PLC holds another value than was written; the old config was put back",
     Code.INTERRUPTED: "the desktop stopped in the middle of it; it may have acted",
 }
-"""What each code means, in the words that go into a reply's `detail` when there is nothing more exact to say."""
+"""What each code means: a reply's `detail` when there is nothing more exact to say."""
