@@ -120,9 +120,7 @@ class Connection:
         except (OSError, EOFError):
             self.end("lost")
         finally:
-            self.end(
-                "failed"
-            )  # only if none of the above did: a fault of the broker's own, or its cancellation
+            self.end("failed")  # only if none of the above did: a fault of the broker's own, or its cancellation
             await self._writer.close()
 
     # --- reading --------------------------------------------------------------------------------------------

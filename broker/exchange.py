@@ -65,9 +65,7 @@ class Exchange:
         known = self._subscribers.get(client_id)
         if known is not None and known.client.identity != client.identity:
             reason = "client-id-of-another"
-            self._guard.refuse(
-                Refusal("connect", client.identity.name, client_id, None, reason, client.address)
-            )
+            self._guard.refuse(Refusal("connect", client.identity.name, client_id, None, reason, client.address))
             raise NotAdmitted(IDENTIFIER_REJECTED, reason)
         if known is not None and known.outlet is not None:
             known.outlet.end("taken-over")
@@ -118,16 +116,12 @@ class Exchange:
         outlet = subscriber.outlet
         if outlet is None:
             return
-        granted = [
-            (name, qos) for name, qos in packet.filters if self._guard.may_subscribe(subscriber.client, name)
-        ]
+        granted = [(name, qos) for name, qos in packet.filters if self._guard.may_subscribe(subscriber.client, name)]
         for topic_filter, qos in granted:
             self._subscriptions.add(topic_filter, subscriber, qos)
             subscriber.session.subscriptions[topic_filter] = qos
         allowed = {name for name, _ in granted}
-        outlet.send(
-            Suback(packet.packet_id, tuple(q if name in allowed else FAILURE for name, q in packet.filters))
-        )
+        outlet.send(Suback(packet.packet_id, tuple(q if name in allowed else FAILURE for name, q in packet.filters)))
         if subscriber.session.full:  # or SUBSCRIBEs without acknowledgements would fill it without end
             outlet.end_soon("queue-full")
             return

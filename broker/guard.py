@@ -44,7 +44,7 @@ class Client:
     address: str
 
 
-class NotAdmitted(Exception):  # noqa: N818 - what it says to the client
+class NotAdmitted(Exception):
     """A CONNECT that is refused with this CONNACK code."""
 
     def __init__(self, code: int, reason: str) -> None:
@@ -91,22 +91,23 @@ class Guard:
             self.refuse(Refusal("connect", None, client_id, None, "bad-credentials", address))
             raise NotAdmitted(NOT_AUTHORIZED, "bad-credentials")
         # [MQTT-3.1.3-9]; an empty client id is nobody's own, so it is refused as well [MQTT-3.1.3-8].
-        if not self._topics.owns_client_id(identity, client_id):
+        acting = self._topics.acting_as(identity, client_id)
+        if acting is None:
             self.refuse(Refusal("connect", identity.name, client_id, None, "foreign-client-id", address))
             raise NotAdmitted(IDENTIFIER_REJECTED, "foreign-client-id")
-        client = Client(identity, client_id, address)
+        if acting.kind == "hand" and (connect.will is not None or not connect.clean_session):
+            # A hand must never speak in the desktop's place when it is gone, nor keep anything.
+            self.refuse(Refusal("connect", identity.name, client_id, None, "hand-with-will-or-session", address))
+            raise NotAdmitted(IDENTIFIER_REJECTED, "hand-with-will-or-session")
+        client = Client(acting, client_id, address)
         if connect.will is not None and not self._publishes(client, connect.will.topic, connect.will.retain):
-            self.refuse(
-                Refusal("will", identity.name, client_id, connect.will.topic, "foreign-will", address)
-            )
+            self.refuse(Refusal("will", identity.name, client_id, connect.will.topic, "foreign-will", address))
             raise NotAdmitted(NOT_AUTHORIZED, "foreign-will")
         return client
 
     def may_publish(self, client: Client, topic: str, retain: bool) -> bool:
         """Whether a PUBLISH goes on; one that does not is acknowledged all the same [MQTT-3.3.5-2]."""
-        return self._publishes(client, topic, retain) or self._refuse_topic(
-            "publish", client, topic, "foreign-publish"
-        )
+        return self._publishes(client, topic, retain) or self._refuse_topic("publish", client, topic, "foreign-publish")
 
     def may_subscribe(self, client: Client, topic_filter: str) -> bool:
         return self._topics.may_subscribe(client.identity, topic_filter) or self._refuse_topic(

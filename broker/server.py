@@ -69,9 +69,7 @@ class ListenError(OSError):
     """An address cannot be listened on. `listener` is "mqtt" or "websocket"; `errno` is the system's."""
 
     def __init__(self, error: OSError, listener: str, host: str, port: int) -> None:
-        super().__init__(
-            error.errno, f"cannot listen on {host}:{port} for {listener}: {error.strerror or error}"
-        )
+        super().__init__(error.errno, f"cannot listen on {host}:{port} for {listener}: {error.strerror or error}")
         self.listener = listener
         self.host = host
         self.port = port
@@ -176,9 +174,7 @@ class EmbeddedBroker(Broker):
         self.transitions.stopping_success()
 
     async def _all_closed(self) -> None:
-        listeners = (
-            asyncio.ensure_future(server.instance.wait_closed()) for server in self._servers.values()
-        )
+        listeners = (asyncio.ensure_future(server.instance.wait_closed()) for server in self._servers.values())
         _, late = await asyncio.wait({*self._connections.values(), *listeners}, timeout=SHUTDOWN_S)
         for task in late:
             task.cancel()
@@ -226,19 +222,13 @@ class EmbeddedBroker(Broker):
     ) -> None:
         await self._client_connected(listener_name, TcpReader(reader), TcpWriter(writer))
 
-    async def ws_connected(
-        self, websocket: websockets.asyncio.server.ServerConnection, listener_name: str
-    ) -> None:
+    async def ws_connected(self, websocket: websockets.asyncio.server.ServerConnection, listener_name: str) -> None:
         await self._client_connected(listener_name, WsReader(websocket), WsWriter(websocket))
 
-    async def _client_connected(
-        self, listener_name: str, reader: ReaderAdapter, writer: WriterAdapter
-    ) -> None:
+    async def _client_connected(self, listener_name: str, reader: ReaderAdapter, writer: WriterAdapter) -> None:
         """Serve one connection to its end. This is where amqtt's part ends."""
         if not (isinstance(reader, Reader) and isinstance(writer, Writer)):
-            raise BrokerError(
-                f"listener {listener_name!r} brings adapters that this broker cannot close at once"
-            )
+            raise BrokerError(f"listener {listener_name!r} brings adapters that this broker cannot close at once")
         peer = writer.get_peer_info()
         address = "unknown" if peer is None else f"{peer[0]}:{peer[1]}"
         full = len(self._connections) >= self._options.max_connections
@@ -249,9 +239,7 @@ class EmbeddedBroker(Broker):
             return
         task = asyncio.current_task()
         assert task is not None
-        connection = Connection(
-            reader, writer, address, self._exchange, self._guard, self._bounds, self._counts
-        )
+        connection = Connection(reader, writer, address, self._exchange, self._guard, self._bounds, self._counts)
         self._connections[connection] = task
         try:
             await connection.run()

@@ -53,10 +53,7 @@ class Session:
     @property
     def full(self) -> bool:
         """No message may join those that wait."""
-        return (
-            len(self._queue) >= self._limits.queued_messages
-            or self._queued_bytes >= self._limits.queued_bytes
-        )
+        return len(self._queue) >= self._limits.queued_messages or self._queued_bytes >= self._limits.queued_bytes
 
     @property
     def waiting(self) -> int:
@@ -74,9 +71,7 @@ class Session:
             message = self._queue.popleft()
             self._queued_bytes -= len(message.payload)
             packet_id = self._unused_id()
-            publish = Publish(
-                message.topic, message.payload, message.qos, message.retain, packet_id=packet_id
-            )
+            publish = Publish(message.topic, message.payload, message.qos, message.retain, packet_id=packet_id)
             self._in_flight[packet_id] = publish
             yield publish
 

@@ -49,9 +49,7 @@ class Setting(NamedTuple):
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-TopicRoot = Annotated[
-    str, StringConstraints(pattern=r"^[^$+#/\x00][^+#/\x00]*(/[^+#/\x00]+)*$", max_length=200)
-]
+TopicRoot = Annotated[str, StringConstraints(pattern=r"^[^$+#/\x00][^+#/\x00]*(/[^+#/\x00]+)*$", max_length=200)]
 Host = Annotated[str, StringConstraints(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -77,18 +75,13 @@ class Http(_Section):
 
 class Mqtt(_Section):
     host: Host = Field("127.0.0.1", description="The address that the embedded broker listens on.")
-    port: Port = Field(
-        1883, description="The TCP port that the embedded broker listens on; 0 takes a free one."
-    )
+    port: Port = Field(1883, description="The TCP port that the embedded broker listens on; 0 takes a free one.")
     url: MqttUrl | None = Field(
         None,
         repr=False,
-        description="An external broker, mqtt:// or mqtts://, user:password@ allowed. "
-        "Not set: the embedded broker.",
+        description="An external broker, mqtt:// or mqtts://, user:password@ allowed. Not set: the embedded broker.",
     )
-    root: TopicRoot = Field(
-        "fh/v1", description="What every topic starts with; the desktops must have the same."
-    )
+    root: TopicRoot = Field("fh/v1", description="What every topic starts with; the desktops must have the same.")
     connect_timeout_s: Seconds = Field(
         5.0, description="How long a connection may take until it is set up, in seconds, on either side."
     )

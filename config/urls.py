@@ -21,17 +21,13 @@ def _url(*schemes: str) -> AfterValidator:
             parts = urlsplit(url)
             port_is_real = parts.port != 0
         except ValueError:
-            raise ValueError(
-                "is no URL; characters such as @ / : in a password are written as %40 %2F %3A"
-            ) from None
+            raise ValueError("is no URL; characters such as @ / : in a password are written as %40 %2F %3A") from None
         if parts.scheme not in schemes:
             raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         if not port_is_real or not (parts.hostname or parts.scheme in ("unix", "sqlite")):
             raise ValueError("must name a host, and a port other than 0 if it names one")
         if parts.scheme.startswith("mqtt") and (parts.path.strip("/") or parts.query or parts.fragment):
-            raise ValueError(
-                "must end after the host and port; the topic root is a setting of its own, mqtt.root"
-            )
+            raise ValueError("must end after the host and port; the topic root is a setting of its own, mqtt.root")
         return url
 
     return AfterValidator(check)

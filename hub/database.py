@@ -6,13 +6,13 @@ one commit. Work runs in threads of its own, on the ordinary synchronous drivers
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
+import structlog
 from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
@@ -24,6 +24,7 @@ from sqlmodel import Session
 
 from hub.errors import HubError
 
+log = structlog.get_logger()
 T = TypeVar("T")
 Work = Callable[[Session], Any]
 
@@ -181,8 +182,8 @@ class Database:
                         results.append(work(session))
                         session.flush()
                     return results
-            except Exception:  # noqa: BLE001 - told apart just below, one by one
-                pass
+            except Exception as error:  # noqa: BLE001 - told apart just below, one by one
+                log.debug("works of one transaction are run one by one", works=len(works), reason=repr(error))
         return [self._commit_alone(work) for work in works]
 
     def _commit_alone(self, work: Work) -> Any:

@@ -28,7 +28,7 @@ class HubError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One field at fault. `field` is its path (`config.meal_g`), `limit` the bound that it broke, where it broke one."""
+    """One field at fault. `field` is its path (`config.meal_g`), `limit` the bound that it broke, if it broke one."""
 
     field: str
     message: str
@@ -65,7 +65,7 @@ class ConfigChanged(Refused):
 
 class DesktopOffline(Refused):
     def __init__(self, site: str, last_seen_at: datetime | None) -> None:
-        super().__init__(f"The desktop of site {site} is not alive. Nothing was sent; try again when it is back.")
+        super().__init__(f"The desktop of site {site} is not alive; nothing was sent. Try again when it is back.")
         self.last_seen_at = last_seen_at
 
 

@@ -103,10 +103,11 @@ class Liveness:
 
 @dataclass(frozen=True, slots=True)
 class AliveSession:
-    """Whom a command is addressed to: the session that is alive now, and its journal."""
+    """Whom a command is addressed to: the session that is alive now, its journal, and its newest heartbeat."""
 
     session: str
     journal_id: str
+    seq: int
 
 
 def _alive_key(site: str) -> str:
@@ -151,9 +152,7 @@ class LivenessKeys:
 
     async def end(self, site: str, session: str) -> bool:
         """End a session for good; True if it was the one that was alive."""
-        return bool(
-            await self._store.call("EVAL", _END, 2, _alive_key(site), _ended_key(site), session) == "ended"
-        )
+        return bool(await self._store.call("EVAL", _END, 2, _alive_key(site), _ended_key(site), session) == "ended")
 
     async def forget(self, site: str) -> None:
         """Drop everything about a site that is deleted."""
@@ -164,15 +163,17 @@ class LivenessKeys:
     async def require_alive(self, site: str) -> AliveSession:
         """The session to address. Raises DesktopOffline or LivenessUnknown."""
         try:
-            (session, journal_id), last_seen_ms, epoch = await self._store.calls(
-                ("HMGET", _alive_key(site), "session", "journal_id"),
+            (session, journal_id, seq), last_seen_ms, epoch = await self._store.calls(
+                ("HMGET", _alive_key(site), "session", "journal_id", "seq"),
                 ("HGET", _seen_key(site), "last_seen_ms"),
                 ("MGET", EPOCH_KEY, RECOVERING_KEY),
             )
         except StoreUnreachable as error:
-            raise LivenessUnknown(f"Whether the desktop of site {site} is alive cannot be known now: {error}") from error
+            raise LivenessUnknown(
+                f"Whether the desktop of site {site} is alive cannot be known now: {error}"
+            ) from error
         if session is not None:
-            return AliveSession(session, journal_id)
+            return AliveSession(session, journal_id, int(seq))
         if not await self._is_settled(epoch):
             raise LivenessUnknown(
                 f"The liveness store came back empty; for {self.ttl_s:g} s it is not known whether the desktop of site "
@@ -186,14 +187,18 @@ class LivenessKeys:
             return []
         commands: list[tuple[Any, ...]] = [("MGET", EPOCH_KEY, RECOVERING_KEY)]
         for site in sites:
-            commands += [("HGETALL", _alive_key(site)), ("PTTL", _alive_key(site)), ("HGET", _seen_key(site), "last_seen_ms")]
+            commands += [
+                ("HGETALL", _alive_key(site)),
+                ("PTTL", _alive_key(site)),
+                ("HGET", _seen_key(site), "last_seen_ms"),
+            ]
         try:
             epoch, *replies = await self._store.calls(*commands)
             settled = await self._is_settled(epoch)
         except StoreUnreachable:
             return [Liveness(site, None) for site in sites]
         return [
-            _liveness(site, _pairs(replies[3 * n]), replies[3 * n + 1], replies[3 * n + 2], settled)
+            _liveness(site, replies[3 * n], replies[3 * n + 1], replies[3 * n + 2], settled)
             for n, site in enumerate(sites)
         ]
 
@@ -215,17 +220,13 @@ class LivenessKeys:
         )
 
 
-def _pairs(reply: Any) -> dict[str, str]:
-    return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-
-
 def _liveness(site: str, facts: dict[str, str], pttl_ms: int, last_seen_ms: str | None, settled: bool) -> Liveness:
     if not facts:
         return Liveness(site, False if settled else None, last_seen_at=_moment(last_seen_ms))
     plc = facts.get("plc_connected")
     return Liveness(
         site,
-        True,
+        alive=True,
         session=facts["session"],
         journal_id=facts["journal_id"],
         since=_moment(facts["since_ms"]),

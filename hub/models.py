@@ -21,14 +21,14 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         if value.tzinfo is None:
             raise ValueError(f"a moment without a time zone cannot be stored: {value!r}")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -89,7 +89,12 @@ class Command(SQLModel, table=True):
     __table_args__ = (
         _of_feeder(),
         Index("ix_command_site_id", "site_id", "id"),
-        Index("ix_command_open", "deadline_at", sqlite_where=text("settled_at IS NULL"), postgresql_where=text("settled_at IS NULL")),
+        Index(
+            "ix_command_open",
+            "deadline_at",
+            sqlite_where=text("settled_at IS NULL"),
+            postgresql_where=text("settled_at IS NULL"),
+        ),
     )
 
     id: str = Field(primary_key=True, max_length=26)
@@ -141,7 +146,7 @@ class IdempotencyKey(SQLModel, table=True):
 
 
 class ConfigRevision(SQLModel, table=True):
-    """A config that a feeder was ordered to take, or (origin `local`) took on the farm. Its outcome is the command's."""
+    """A config that a feeder was ordered to take (its outcome is the command's), or (origin `local`) took there."""
 
     __tablename__ = "config_revision"
     __table_args__ = (_of_feeder(), Index("ix_config_revision_feeder", "site_id", "feeder_id", "id"))

@@ -40,13 +40,19 @@ def check_time_zone(name: str) -> None:
 
 
 def add_site(
-    session: Session, site: str, feeders: Sequence[str], time_zone: str, now: datetime, *, name: str | None = None
+    session: Session,
+    site: str,
+    feeders: Sequence[str],
+    time_zone: str,
+    now: datetime,
+    *,
+    name: str | None = None,
 ) -> NewSite:
     """Raises InvalidOrder or AlreadyExists."""
     check_id("site", site)
     check_time_zone(time_zone)
-    if site in RESERVED_NAMES:
-        message = f"The name {site} is reserved; choose another one."
+    if site.split("-")[0] in RESERVED_NAMES:
+        message = f"The name {site} is reserved: it begins like the hub's own. Choose another one."
         raise InvalidOrder(message, [Fault("site", message)])
     if not 0 < len(feeders) <= MAX_FEEDERS or len(set(feeders)) != len(feeders):
         message = f"A site has 1 to {MAX_FEEDERS} feeders, each with a name of its own."

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import structlog
 
+from hub.child import tied_to_this_process
 from hub.errors import HubError
 
 READY_WITHIN_S = 10.0
@@ -30,21 +31,6 @@ LONGEST_PAUSE_S = 5.0
 STEADY_AFTER_S = 60.0
 # The kernel's sun_path is 108 bytes with its final NUL, 104 on macOS.
 LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
-
-# Runs between fork and the server, as a program of its own: code between fork and exec (preexec_fn) may
-# deadlock in a process that has threads. The parent may have died before the prctl, hence the look after.
-_EXEC = """
-import ctypes, os, sys
-parent, *command = sys.argv[1:]
-if sys.platform == "linux":
-    PR_SET_PDEATHSIG, SIGKILL = 1, 9
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0):
-        sys.exit("prctl(PR_SET_PDEATHSIG): " + os.strerror(ctypes.get_errno()))
-if os.getppid() != int(parent):
-    sys.exit("the parent is gone")
-os.umask(0o077)
-os.execv(command[0], command)
-"""
 
 log = structlog.get_logger(__name__)
 
@@ -76,8 +62,7 @@ class EmbeddedValkey:
         """Start it and wait until it answers. Raises ValkeyError."""
         with self._log_file.open("wb") as output:
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _EXEC, str(os.getpid())),
-                *self._command(),
+                *tied_to_this_process(self._command()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -87,9 +72,7 @@ class EmbeddedValkey:
             async with asyncio.timeout(READY_WITHIN_S):
                 while not await _answers(self._socket):
                     if process.returncode is not None:
-                        raise ValkeyError(
-                            f"{self._program} ended as soon as it was started:\n{self._last_words()}"
-                        )
+                        raise ValkeyError(f"{self._program} ended as soon as it was started:\n{self._last_words()}")
                     await asyncio.sleep(0.01)
         except TimeoutError:
             await self.stop()

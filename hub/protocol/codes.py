@@ -5,7 +5,7 @@ from typing import Final
 
 
 class Code(StrEnum):
-    """Why a command was not applied. A desktop may have codes of its own too; the hub shows them as they are."""
+    """Why a command was not applied. A desktop may have more codes of its own; the hub shows them."""
 
     EXPIRED = "expired"
     CLOCK_UNKNOWN = "clock_unknown"

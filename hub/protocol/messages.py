@@ -67,7 +67,8 @@ class FeederConfig(Model):
         # A hair of room: what fits as written must fit as well when it is read back in 32 bits.
         if self.meal_g / self.feed_rate_g_per_s > self.interval_s * (1 + 1e-6):
             raise ValueError(
-                f"a meal of {self.meal_g:g} g at {self.feed_rate_g_per_s:g} g/s lasts longer than interval_s {self.interval_s}"
+                f"a meal of {self.meal_g:g} g at {self.feed_rate_g_per_s:g} g/s "
+                f"lasts longer than interval_s {self.interval_s}"
             )
         return self
 

@@ -22,7 +22,7 @@ _ACK = Struct("!BBH")
 _P = TypeVar("_P")
 
 
-class MalformedPacket(Exception):  # noqa: N818 - the word of the standard
+class MalformedPacket(Exception):
     """Bytes that MQTT 3.1.1 forbids.
 
     `clause` is the standard's identifier (`MQTT-2.2.2-2`), or `section N.N` where a rule has none.

@@ -22,4 +22,6 @@ def utc_now() -> datetime:
     return whole_ms(datetime.now(UTC))
 
 
-Instant = Annotated[AwareDatetime, AfterValidator(whole_ms), PlainSerializer(rfc3339, return_type=str, when_used="json")]
+Instant = Annotated[
+    AwareDatetime, AfterValidator(whole_ms), PlainSerializer(rfc3339, return_type=str, when_used="json")
+]

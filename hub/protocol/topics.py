@@ -25,7 +25,7 @@ Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Ulid = Annotated[str, StringConstraints(pattern=ULID_PATTERN)]
 
 RESERVED_NAMES: Final = frozenset({"hub", "monitor", "admin"})
-"""MQTT user names that no site may have."""
+"""No site is called so, nor so with a dash behind: these are the MQTT users and client ids of the hub itself."""
 
 
 def is_id(text: str) -> bool:
@@ -136,12 +136,6 @@ class Topics:
             return Identity("hand", identity.name) if client_id.startswith(identity.name + ".") else None
         own = client_id == identity.name or client_id.startswith(identity.name + "-")
         return identity if own else None
-
-    def owns_client_id(self, identity: Identity, client_id: str) -> bool:
-        """A site's client id is exactly its name; the hub's and a monitor's begin with theirs."""
-        if identity.kind == "site":
-            return client_id == identity.name
-        return client_id == identity.name or client_id.startswith(identity.name + "-")
 
     def may_publish(self, identity: Identity, topic: str, *, retain: bool) -> bool:
         """Whether the identity may publish there (a will is a publish), with or without the RETAIN flag."""

@@ -1,0 +1,105 @@
+"""What an order answers: from the state of its command to a status, as the HTTP contract's table has it."""
+
+import hashlib
+import json
+import re
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api import problems
+from http_api.problems import problem
+from http_api.schemas import CommandView
+from hub.command_states import CommandState
+from hub.errors import InvalidOrder
+from hub.models import Command
+from hub.orders import Key, fingerprint_source
+from hub.protocol.codes import Code
+
+S = CommandState
+COMMAND_HEADER: Final = "Command-Id"
+MAX_WAIT_S: Final = 120.0
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}\Z")
+_WAIT: Final = re.compile(r"wait=(\d{1,4})\Z")
+
+
+def idempotency_key(request: Request, body: object) -> Key | None:
+    """The caller's key with the request's fingerprint. Raises InvalidOrder."""
+    text = request.headers.get("idempotency-key")
+    if text is None:
+        return None
+    if not _KEY.match(text):
+        raise InvalidOrder("Idempotency-Key must be 1 to 200 visible ASCII characters.")
+    source = fingerprint_source(request.method, request.url.path, body)
+    return Key(text, hashlib.sha256(source).hexdigest())
+
+
+def preferred_wait_s(request: Request) -> float | None:
+    """Seconds to wait for the end, by `Prefer: wait=N` or `respond-async` (0); None: until the deadline."""
+    wait_s = None
+    for preference in request.headers.get("prefer", "").replace(";", ",").split(","):
+        preference = preference.strip().lower()
+        if preference == "respond-async":
+            return 0.0
+        if match := _WAIT.match(preference):
+            wait_s = min(float(match[1]), MAX_WAIT_S)
+    return wait_s
+
+
+def config_etag(command: Command) -> str:
+    """Names the config that a `set_config` brought about."""
+    result = command.result or {}
+    version = result.get("config_version", command.args["config_version"])
+    return f'"{version}.{result.get("local_rev", command.args["local_rev"])}"'
+
+
+def answer_to(command: Command, *, asynchronous: bool) -> Response:
+    """The answer for a command as it is now. `asynchronous`: the caller did not want to wait for its end."""
+    headers = {COMMAND_HEADER: command.id}
+    state = S(command.state)
+    if state is S.APPLIED:
+        if command.name != "set_config":
+            return Response(
+                CommandView.of(command, []).model_dump_json(exclude={"story"}),
+                200,
+                headers,
+                "application/json",
+            )
+        config = (command.result or {}).get("config", command.args["config"])
+        return Response(_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
+    if state is S.RECEIVED or (asynchronous and state is S.SENT):
+        headers["Location"] = f"/api/v1/commands/{command.id}"
+        body = {"command_id": command.id, "state": state}
+        return Response(_json(body), 202, headers, "application/json")
+    return _refusal(command, state, headers)
+
+
+def _refusal(command: Command, state: CommandState, headers: dict[str, str]) -> Response:
+    told: dict[str, Any] = {"command_id": command.id, "code": command.code}
+    said = ": ".join(part for part in (command.code, command.detail) if part) or "no reason given"
+    match state:
+        case S.REJECTED if command.code == Code.STALE:
+            if (config := (command.result or {}).get("config")) is not None:
+                headers["ETag"] = config_etag(command)
+                told |= {"config": config}
+            detail = "The config was changed on the farm meanwhile. Read it again and repeat the change."
+            return problem(problems.CONFIG_CHANGED, detail, headers, **told)
+        case S.REJECTED:
+            return problem(problems.REJECTED, f"The desktop refused it: {said}", headers, **told)
+        case S.FAILED:
+            return problem(problems.PLC_FAILED, f"The farm could not carry it out: {said}", headers, **told)
+        case S.NOT_EXECUTED | S.REFUSED | S.EXPIRED | S.SUPERSEDED:
+            detail = f"It ended as {state}: it was not done and never will be. Order it again if it is still wanted."
+            return problem(problems.NOT_EXECUTED, detail, headers, **told)
+        case S.UNRESOLVED:
+            detail = "It cannot be known whether the farm carried it out. Look at the feeder before ordering it again."
+            return problem(problems.OUTCOME_UNKNOWN, detail, headers, **told)
+        case _:
+            headers["Location"] = f"/api/v1/commands/{command.id}"
+            detail = f"No final answer in time. GET /api/v1/commands/{command.id} will tell what became of it."
+            return problem(problems.OUTCOME_UNKNOWN, detail, headers, **told)
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()

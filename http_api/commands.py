@@ -1,0 +1,138 @@
+"""Commands: doses, pauses, the emergency stop; and the story of each."""
+
+from sqlmodel import Session
+from starlette.responses import Response
+
+from http_api import problems
+from http_api.answers import answer_to, idempotency_key, preferred_wait_s
+from http_api.feeders import ORDER_PROBLEMS
+from http_api.operations import Call, Operation, json_answer
+from http_api.problems import problem
+from http_api.schemas import CommandView, FeederCommandBody, Page, PageQuery, SiteCommandBody
+from hub import sites
+from hub.accounts import Right
+from hub.commands import list_commands, story
+from hub.errors import InvalidOrder, NotFound
+from hub.feeders import get_feeder
+from hub.models import Command, CommandStep
+from hub.orders import Order
+
+
+async def command_feeder(call: Call) -> Response:
+    body: FeederCommandBody = call.body
+    if body.name == "feed" and "idempotency-key" not in call.request.headers:
+        detail = "Send an Idempotency-Key header, a new one for each dose: a retried request must not feed twice."
+        return problem(problems.KEY_REQUIRED, detail)
+    return await _send(call, call.feeder, body.name, body.args)
+
+
+async def command_site(call: Call) -> Response:
+    body: SiteCommandBody = call.body
+    if body.args:
+        raise InvalidOrder(f"{body.name} has no arguments.")
+    return await _send(call, None, body.name, {})
+
+
+async def _send(call: Call, feeder: str | None, name: str, args: dict[str, object]) -> Response:
+    wait_s = preferred_wait_s(call.request)
+    key = idempotency_key(call.request, [name, args])
+    order = Order(call.site, feeder, name, call.caller.actor, args, key)
+    command = await call.services.commands.send(order, wait_s)
+    return answer_to(command, asynchronous=wait_s == 0)
+
+
+async def get_command(call: Call) -> Response:
+    command_id = call.request.path_params["command"]
+
+    def work(session: Session) -> tuple[Command, list[CommandStep]]:
+        command = session.get(Command, command_id)
+        if command is None or not call.caller.sees(command.site_id):
+            raise NotFound(f"There is no command {command_id}.")
+        return command, story(session, command_id)
+
+    return json_answer(CommandView.of(*await call.services.database.read(work)))
+
+
+async def list_site_commands(call: Call) -> Response:
+    return await _list(call, None)
+
+
+async def list_feeder_commands(call: Call) -> Response:
+    return await _list(call, call.feeder)
+
+
+async def _list(call: Call, feeder: str | None) -> Response:
+    query: PageQuery = call.query
+
+    def work(session: Session) -> list[tuple[Command, list[CommandStep]]]:
+        sites.get_site(session, call.site)
+        if feeder is not None:
+            get_feeder(session, call.site, feeder)
+        found = list_commands(session, call.site, feeder, query.cursor, query.limit + 1)
+        return [(command, story(session, command.id)) for command in found]
+
+    found = await call.services.database.read(work)
+    items = [CommandView.of(command, steps) for command, steps in found[: query.limit]]
+    return json_answer(Page[CommandView](items=items, next=items[-1].id if len(found) > query.limit else None))
+
+
+_SITE = "/sites/{site}"
+_SENT = {
+    200: ("The desktop carried it out", CommandView),
+    202: ("On its way, or in the desktop's hands; Location tells where to ask", None),
+}
+_LISTED = {200: ("A page of commands with their stories, the newest first", Page[CommandView])}
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        _SITE + "/feeders/{feeder}/commands",
+        Right.OPERATE,
+        command_feeder,
+        "Feed a dose, pause, resume or calibrate a feeder",
+        _SENT,
+        body=FeederCommandBody,
+        problems=(*ORDER_PROBLEMS, problems.KEY_REQUIRED),
+        headers=("Idempotency-Key", "Prefer"),
+    ),
+    Operation(
+        "POST",
+        _SITE + "/commands",
+        Right.OPERATE,
+        command_site,
+        "Stop or release a whole site, ping it, or ask it to report",
+        _SENT,
+        body=SiteCommandBody,
+        problems=ORDER_PROBLEMS,
+        headers=("Idempotency-Key", "Prefer"),
+    ),
+    Operation(
+        "GET",
+        _SITE + "/commands",
+        Right.READ,
+        list_site_commands,
+        "A site's commands",
+        _LISTED,
+        query=PageQuery,
+        problems=(problems.NOT_FOUND,),
+    ),
+    Operation(
+        "GET",
+        _SITE + "/feeders/{feeder}/commands",
+        Right.READ,
+        list_feeder_commands,
+        "A feeder's commands",
+        _LISTED,
+        query=PageQuery,
+        problems=(problems.NOT_FOUND,),
+    ),
+    Operation(
+        "GET",
+        "/commands/{command}",
+        Right.READ,
+        get_command,
+        "The state and the story of a command",
+        {200: ("The command", CommandView)},
+        problems=(problems.NOT_FOUND,),
+    ),
+)

@@ -1,0 +1,211 @@
+"""Feeders: their state, their config, what was changed and what happened."""
+
+from sqlmodel import Session, col, select
+from starlette.responses import Response
+
+from http_api import problems
+from http_api.answers import answer_to, idempotency_key, preferred_wait_s
+from http_api.operations import Call, Operation, json_answer
+from http_api.schemas import (
+    ConfigBody,
+    ConfigPatch,
+    EventView,
+    FeederView,
+    Page,
+    PageQuery,
+    RevisionView,
+)
+from http_api.sites import number_cursor
+from hub import feeders, sites
+from hub.accounts import Right
+from hub.errors import NotFound
+from hub.models import Command, ConfigRevision, Feeder, FeederEvent
+from hub.orders import ConfigOrder
+from hub.protocol.messages import FeederConfig
+from hub.protocol.times import utc_now
+
+
+async def list_feeders(call: Call) -> Response:
+    query: PageQuery = call.query
+
+    def work(session: Session) -> tuple[list[Feeder], dict[str, float]]:
+        site = sites.get_site(session, call.site)
+        found = feeders.list_feeders(session, call.site, query.cursor, query.limit + 1)
+        return found, feeders.grams_today(session, site, [row.id for row in found], utc_now())
+
+    found, today_g = await call.services.database.read(work)
+    page, more = found[: query.limit], len(found) > query.limit
+    items = [FeederView.of(row, today_g[row.id]) for row in page]
+    return json_answer(Page[FeederView](items=items, next=page[-1].id if more else None))
+
+
+async def get_feeder(call: Call) -> Response:
+    def work(session: Session) -> tuple[Feeder, dict[str, float]]:
+        site = sites.get_site(session, call.site)
+        row = feeders.get_feeder(session, call.site, call.feeder)
+        return row, feeders.grams_today(session, site, [row.id], utc_now())
+
+    row, today_g = await call.services.database.read(work)
+    return json_answer(FeederView.of(row, today_g[row.id]))
+
+
+async def get_config(call: Call) -> Response:
+    row = await call.services.database.read(lambda session: feeders.get_feeder(session, call.site, call.feeder))
+    config, tag = feeders.config_of(row.reported_config), feeders.etag(row)
+    if config is None or tag is None:
+        raise NotFound(
+            "Nobody knows this feeder's config yet: its desktop has not reported it. PUT one, or wait for it."
+        )
+    if call.request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers={"ETag": tag})
+    return json_answer(config, headers={"ETag": tag})
+
+
+async def put_config(call: Call) -> Response:
+    return await _change_config(call, patch=False)
+
+
+async def patch_config(call: Call) -> Response:
+    return await _change_config(call, patch=True)
+
+
+async def _change_config(call: Call, *, patch: bool) -> Response:
+    body = call.body.model_dump(exclude_unset=True)
+    wait_s = preferred_wait_s(call.request)
+    order = ConfigOrder(
+        call.site,
+        call.feeder,
+        "set_config",
+        call.caller.actor,
+        body,
+        idempotency_key(call.request, body),
+        patch=patch,
+        if_match=call.request.headers.get("if-match"),
+    )
+    command = await call.services.commands.send(order, wait_s)
+    return answer_to(command, asynchronous=wait_s == 0)
+
+
+async def list_revisions(call: Call) -> Response:
+    query: PageQuery = call.query
+    before = number_cursor(query.cursor)
+
+    def work(session: Session) -> tuple[list[ConfigRevision], int | None, dict[str, str]]:
+        feeders.get_feeder(session, call.site, call.feeder)
+        page = feeders.list_revisions(session, call.site, call.feeder, before, query.limit)
+        ids = [revision.command_id for revision in page.items if revision.command_id is not None]
+        outcomes = session.exec(select(Command.id, Command.state).where(col(Command.id).in_(ids)))
+        return page.items, page.next, {command_id: str(state) for command_id, state in outcomes}
+
+    found, following, outcomes = await call.services.database.read(work)
+    items = [RevisionView.of(revision, outcomes.get(revision.command_id or "")) for revision in found]
+    return json_answer(Page[RevisionView](items=items, next=None if following is None else str(following)))
+
+
+async def list_events(call: Call) -> Response:
+    query: PageQuery = call.query
+
+    def work(session: Session) -> list[FeederEvent]:
+        feeders.get_feeder(session, call.site, call.feeder)
+        rows = (
+            select(FeederEvent)
+            .where(FeederEvent.site_id == call.site, FeederEvent.feeder_id == call.feeder)
+            .order_by(col(FeederEvent.id).desc())
+            .limit(query.limit + 1)
+        )
+        if query.cursor is not None:
+            rows = rows.where(col(FeederEvent.id) < query.cursor)
+        return list(session.exec(rows))
+
+    found = await call.services.database.read(work)
+    page, more = found[: query.limit], len(found) > query.limit
+    return json_answer(
+        Page[EventView](items=[EventView.of(event) for event in page], next=page[-1].id if more else None)
+    )
+
+
+_FEEDERS = "/sites/{site}/feeders"
+_FEEDER = _FEEDERS + "/{feeder}"
+_GONE = (problems.NOT_FOUND,)
+ORDER_PROBLEMS = (
+    problems.NOT_FOUND,
+    problems.DESKTOP_OFFLINE,
+    problems.STOPPED,
+    problems.KEY_REUSED,
+    problems.NOT_EXECUTED,
+    problems.REJECTED,
+    problems.PLC_FAILED,
+    problems.LIVENESS_UNKNOWN,
+    problems.BROKER_UNREACHABLE,
+    problems.OUTCOME_UNKNOWN,
+)
+_CHANGE_ANSWERS = {
+    200: ("Applied, and read back from the PLC: the config as it is now, with its ETag", FeederConfig),
+    202: ("On its way; Location tells where to ask", None),
+}
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        _FEEDERS,
+        Right.READ,
+        list_feeders,
+        "A site's feeders",
+        {200: ("A page of feeders", Page[FeederView])},
+        query=PageQuery,
+        problems=_GONE,
+    ),
+    Operation("GET", _FEEDER, Right.READ, get_feeder, "A feeder", {200: ("The feeder", FeederView)}, problems=_GONE),
+    Operation(
+        "GET",
+        _FEEDER + "/config",
+        Right.READ,
+        get_config,
+        "The config as the farm has it, with its ETag",
+        {200: ("The config", FeederConfig), 304: ("It is the one you have", None)},
+        problems=_GONE,
+        headers=("If-None-Match",),
+    ),
+    Operation(
+        "PUT",
+        _FEEDER + "/config",
+        Right.OPERATE,
+        put_config,
+        "Change a feeder's config: sent to the farm, written to the PLC, read back",
+        _CHANGE_ANSWERS,
+        body=ConfigBody,
+        problems=(*ORDER_PROBLEMS, problems.CONFIG_CHANGED),
+        headers=("If-Match", "Idempotency-Key", "Prefer"),
+    ),
+    Operation(
+        "PATCH",
+        _FEEDER + "/config",
+        Right.OPERATE,
+        patch_config,
+        "Change some fields of a feeder's config (JSON merge patch)",
+        _CHANGE_ANSWERS,
+        body=ConfigPatch,
+        problems=(*ORDER_PROBLEMS, problems.CONFIG_CHANGED, problems.CONFIG_UNKNOWN),
+        headers=("If-Match", "Idempotency-Key", "Prefer"),
+    ),
+    Operation(
+        "GET",
+        _FEEDER + "/config/revisions",
+        Right.READ,
+        list_revisions,
+        "Who changed what, when and from where, with its outcome",
+        {200: ("A page of revisions, the newest first", Page[RevisionView])},
+        query=PageQuery,
+        problems=_GONE,
+    ),
+    Operation(
+        "GET",
+        _FEEDER + "/events",
+        Right.READ,
+        list_events,
+        "Meals, doses, skips and jams, the newest first",
+        {200: ("A page of events", Page[EventView])},
+        query=PageQuery,
+        problems=_GONE,
+    ),
+)

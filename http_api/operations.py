@@ -1,0 +1,177 @@
+"""What a call is: one declaration that routes it, guards it, reads it and documents it."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from http_api import problems
+from http_api.problems import Problem, problem, problem_of
+from http_api.schemas import NoQuery, Query
+from hub.accounts import Caller, Right, caller_of
+from hub.commands import Commands
+from hub.database import Database
+from hub.errors import HubError, InvalidOrder, NotFound
+from hub.feeders import faults_of
+from hub.liveness import LivenessKeys
+from hub.protocol.link import Link
+from hub.rejects import Rejects
+from hub.store import Store
+from hub.stream import LiveStream
+
+TOKEN_REMEMBERED_S: Final = 5.0
+"""A token that is revoked may go on working for so long."""
+_TOKENS_REMEMBERED: Final = 10_000
+
+log = structlog.get_logger()
+Q = TypeVar("Q", bound=Query)
+B = TypeVar("B", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the endpoints work with; made in one place when the hub starts."""
+
+    database: Database
+    store: Store
+    liveness: LivenessKeys
+    stream: LiveStream
+    commands: Commands
+    rejects: Rejects
+    link: Link
+    end_mqtt_session: Callable[[str], Awaitable[bool]] | None
+    """Cuts a site's connection to the embedded broker; None where the broker is an external one."""
+    max_body_bytes: int
+    version: str
+
+
+@dataclass(slots=True)
+class Call:
+    """One request that was let in: who calls, and what was read of it."""
+
+    request: Request
+    services: Services
+    caller: Caller
+    query: Any
+    body: Any
+
+    @property
+    def site(self) -> str:
+        return str(self.request.path_params["site"])
+
+    @property
+    def feeder(self) -> str:
+        return str(self.request.path_params["feeder"])
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. `answers`: status -> (description, model or None) besides the problems."""
+
+    method: str
+    path: str
+    right: Right
+    handle: Handler
+    summary: str
+    answers: Mapping[int, tuple[str, type[BaseModel] | None]]
+    body: type[BaseModel] | None = None
+    query: type[Query] = NoQuery
+    problems: tuple[Problem, ...] = ()
+    headers: tuple[str, ...] = ()
+    """Names of request headers that the call knows."""
+
+
+@dataclass(slots=True)
+class Doorkeeper:
+    """Who a token belongs to, remembered for a few seconds."""
+
+    services: Services
+    _known: dict[str, tuple[float, Caller]] = field(default_factory=dict)
+
+    async def caller(self, request: Request) -> Caller | None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            return None
+        now_s = time.monotonic()
+        known = self._known.get(token)
+        if known is not None and known[0] > now_s:
+            return known[1]
+        caller = await self.services.database.read(lambda session: caller_of(session, token.strip()))
+        if caller is not None:
+            if len(self._known) >= _TOKENS_REMEMBERED:
+                self._known.clear()
+            self._known[token] = (now_s + TOKEN_REMEMBERED_S, caller)
+        return caller
+
+
+class BodyTooLarge(Exception):
+    pass
+
+
+async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request) -> Response:
+    """Let the caller in, read what was sent, do it, and say what became of it."""
+    services = doorkeeper.services
+    try:
+        caller = await doorkeeper.caller(request)
+        if caller is None:
+            detail = "Send a token: Authorization: Bearer <token>. `feeder-hub token add` makes one."
+            return problem(problems.NO_LOGIN, detail, {"WWW-Authenticate": "Bearer"})
+        site = request.path_params.get("site")
+        if site is not None and not caller.sees(site):
+            raise NotFound(f"There is no site {site}.")
+        if not caller.may(operation.right):
+            return problem(problems.NOT_ALLOWED, f"This needs the right to {operation.right}; you are {caller.role}.")
+        query = read_query(operation.query, request)
+        body = None
+        if operation.body is not None:
+            body = parse_body(operation.body, await read_body(request, services.max_body_bytes))
+        return await operation.handle(Call(request, services, caller, query, body))
+    except HubError as error:
+        return problem_of(error)
+    except BodyTooLarge:
+        return problem(problems.TOO_LARGE, f"A body has at most {services.max_body_bytes} bytes here.")
+
+
+def read_query(model: type[Q], request: Request) -> Q:
+    try:
+        return model.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise InvalidOrder("The query is wrong.", faults_of(error, "query.")) from error
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Raises BodyTooLarge before more than that is kept."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLarge
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise BodyTooLarge
+    except ClientDisconnect as error:
+        raise InvalidOrder("The request ended before its body was complete.") from error
+    return bytes(body)
+
+
+def parse_body(model: type[B], raw: bytes) -> B:
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        faults = faults_of(error)
+        invalid_json = any(fault["type"] == "json_invalid" for fault in error.errors(include_url=False))
+        detail = "The body is not JSON." if invalid_json else "The body is wrong or breaks a limit."
+        raise InvalidOrder(detail, faults) from error
+
+
+def json_answer(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(view.model_dump_json(), status, headers, "application/json")

@@ -1,0 +1,89 @@
+"""Errors as RFC 9457 problem+json: one table from the hub's classes to status, type and title."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.responses import JSONResponse
+
+from hub import errors
+from hub.protocol.times import rfc3339
+from hub.store import StoreUnreachable
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A kind of problem. Its `type` is a page in the docs."""
+
+    status: int
+    slug: str
+    title: str
+
+    @property
+    def type(self) -> str:
+        return f"/docs/problems#{self.slug}"
+
+
+NO_LOGIN: Final = Problem(401, "no-login", "Log in first")
+NOT_ALLOWED: Final = Problem(403, "not-allowed", "Not allowed for your role")
+NOT_FOUND: Final = Problem(404, "not-found", "There is no such thing, or it is not yours")
+NO_SUCH_METHOD: Final = Problem(405, "method-not-allowed", "This path does not know that method")
+ALREADY_EXISTS: Final = Problem(409, "already-exists", "It exists already")
+CONFIG_UNKNOWN: Final = Problem(409, "config-unknown", "Nobody knows this feeder's config yet")
+DESKTOP_OFFLINE: Final = Problem(409, "desktop-offline", "The site's desktop is not alive")
+STOPPED: Final = Problem(409, "stopped", "The site's emergency stop is latched")
+KEY_REUSED: Final = Problem(409, "idempotency-key-reused", "This Idempotency-Key belongs to another request")
+NOT_EXECUTED: Final = Problem(409, "not-executed", "The desktop never carried it out and never will")
+CONFIG_CHANGED: Final = Problem(412, "config-changed", "The config is not the one you changed")
+TOO_LARGE: Final = Problem(413, "body-too-large", "The request is too large")
+INVALID: Final = Problem(422, "invalid", "The request is wrong or breaks a limit")
+REJECTED: Final = Problem(422, "rejected-by-desktop", "The desktop refused it")
+KEY_REQUIRED: Final = Problem(428, "idempotency-key-required", "A dose needs an Idempotency-Key")
+PLC_FAILED: Final = Problem(502, "plc-failed", "The PLC did not take it")
+LIVENESS_UNKNOWN: Final = Problem(503, "liveness-unknown", "Whether the desktop is alive cannot be known now")
+BROKER_UNREACHABLE: Final = Problem(503, "broker-unreachable", "The MQTT broker cannot be reached now")
+STORE_UNREACHABLE: Final = Problem(503, "store-unreachable", "Redis cannot be reached now")
+OUTCOME_UNKNOWN: Final = Problem(504, "outcome-unknown", "No final answer in time; the outcome is being found out")
+INTERNAL: Final = Problem(500, "internal", "The hub made a mistake")
+
+OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
+    errors.NotFound: NOT_FOUND,
+    errors.InvalidOrder: INVALID,
+    errors.AlreadyExists: ALREADY_EXISTS,
+    errors.ConfigUnknown: CONFIG_UNKNOWN,
+    errors.ConfigChanged: CONFIG_CHANGED,
+    errors.DesktopOffline: DESKTOP_OFFLINE,
+    errors.Stopped: STOPPED,
+    errors.KeyReused: KEY_REUSED,
+    errors.LivenessUnknown: LIVENESS_UNKNOWN,
+    errors.BrokerUnreachable: BROKER_UNREACHABLE,
+    StoreUnreachable: STORE_UNREACHABLE,
+}
+
+
+def problem(kind: Problem, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+    """`more` are members beside the standard ones, such as `command_id` or `faults`."""
+    body = {"type": kind.type, "title": kind.title, "status": kind.status, "detail": detail}
+    return JSONResponse(body | more, kind.status, headers, MEDIA_TYPE)
+
+
+def problem_of(error: errors.HubError) -> JSONResponse:
+    """The answer for whatever the hub raises."""
+    more: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    match error:
+        case errors.InvalidOrder():
+            more["faults"] = [fault_body(fault) for fault in error.faults]
+        case errors.DesktopOffline():
+            more["last_seen_at"] = None if error.last_seen_at is None else rfc3339(error.last_seen_at)
+        case errors.ConfigChanged() if error.etag is not None:
+            headers["ETag"] = error.etag
+        case errors.Unavailable():
+            headers["Retry-After"] = "1"
+    return problem(OF_ERROR[type(error)], str(error), headers, **more)
+
+
+def fault_body(fault: errors.Fault) -> dict[str, Any]:
+    body: dict[str, Any] = {"field": fault.field, "message": fault.message}
+    return body if fault.limit is None else body | {"limit": fault.limit}

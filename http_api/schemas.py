@@ -1,0 +1,334 @@
+"""What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hub.command_states import CommandState
+from hub.feeders import drift
+from hub.liveness import Liveness
+from hub.models import Command, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
+from hub.protocol.messages import FeederConfig
+from hub.protocol.times import Instant
+from hub.protocol.topics import Id
+
+PAGE_LIMIT = 500
+
+
+class Body(BaseModel):
+    """A request's body: an unknown field is a mistake, not a wish."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class View(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+# --- requests ---------------------------------------------------------------------------------------------------
+
+
+class ConfigBody(FeederConfig):
+    """The whole config of a feeder."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class WindowPatch(Body):
+    start: str | None = None
+    end: str | None = None
+
+
+class ConfigPatch(Body):
+    """A merge patch (RFC 7396): the fields that change. The merged config has to hold every limit."""
+
+    enabled: bool | None = None
+    meal_g: float | None = None
+    interval_s: int | None = None
+    window: WindowPatch | None = None
+    daily_limit_g: float | None = None
+    feed_rate_g_per_s: float | None = None
+    silo_low_g: float | None = None
+
+
+class FeederCommandBody(Body):
+    name: Literal["feed", "pause", "resume", "calibrate"]
+    args: dict[str, Any] = Field(default_factory=dict, examples=[{"grams": 250}])
+
+
+class SiteCommandBody(Body):
+    name: Literal["stop_all", "release", "ping", "report"]
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class SiteBody(Body):
+    site: Id = Field(description="the site's id: its MQTT user name and client id", examples=["pond7"])
+    name: str | None = Field(None, min_length=1, max_length=200, description="for people")
+    feeders: int | list[Id] = Field(1, description="how many (f1 ... fN), or their ids")
+    time_zone: str = Field("UTC", examples=["Europe/Oslo"])
+
+
+class SitePatch(Body):
+    name: str | None = Field(None, min_length=1, max_length=200)
+    time_zone: str | None = None
+
+
+class Query(BaseModel):
+    """A call's query parameters; an unknown one is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class NoQuery(Query):
+    pass
+
+
+class PageQuery(Query):
+    limit: int = Field(100, ge=1, le=PAGE_LIMIT)
+    cursor: str | None = Field(None, max_length=100, description="`next` of the page before")
+
+
+class EventsQuery(Query):
+    site: Id | None = None
+    last_event_id: str | None = Field(None, max_length=40, description="for clients that cannot send Last-Event-ID")
+
+
+# --- answers ----------------------------------------------------------------------------------------------------
+
+Item = TypeVar("Item")
+
+
+class Page(View, Generic[Item]):
+    items: list[Item]
+    next: str | None = Field(description="cursor of the next page, null on the last")
+
+
+class MqttCredentials(View):
+    username: str
+    secret: str
+
+
+class NewSiteView(View):
+    """The secret is shown this once."""
+
+    site: str
+    feeders: list[str]
+    mqtt: MqttCredentials
+
+
+class CredentialsView(View):
+    mqtt: MqttCredentials
+    session_ended: bool | None = Field(
+        description="whether the desktop's open connection was cut; null: the broker is an external one, cut it there"
+    )
+
+
+class LivenessView(View):
+    alive: bool | None = Field(description="null: it cannot be known now")
+    session: str | None
+    since: Instant | None
+    last_seen_at: Instant | None
+    expires_in_s: float | None
+    agent: str | None
+    plc_connected: bool | None
+    clock_skew_s: float | None = Field(description="the desktop's clock against the hub's; positive: ahead")
+
+    @classmethod
+    def of(cls, live: Liveness) -> "LivenessView":
+        return cls.model_validate(live, from_attributes=True)
+
+
+class SiteView(View):
+    site: str
+    name: str
+    time_zone: str
+    stopped: bool = Field(description="the emergency stop is latched")
+    stop_epoch: int
+    created_at: Instant
+    liveness: LivenessView
+
+    @classmethod
+    def of(cls, site: Site, live: Liveness) -> "SiteView":
+        return cls(
+            site=site.id,
+            name=site.name,
+            time_zone=site.time_zone,
+            stopped=site.stopped_at is not None,
+            stop_epoch=site.stop_epoch,
+            created_at=site.created_at,
+            liveness=LivenessView.of(live),
+        )
+
+
+class PresenceView(View):
+    session: str
+    began_at: Instant
+    ended_at: Instant | None
+    ended_by: str | None = Field(description="will, shutdown, expired, replaced or restart")
+    last_seen_at: Instant | None
+
+    @classmethod
+    def of(cls, span: Presence) -> "PresenceView":
+        return cls.model_validate(span, from_attributes=True)
+
+
+class DesiredView(View):
+    config: FeederConfig
+    version: int
+
+
+class ReportedView(View):
+    config: FeederConfig
+    version: int
+    local_rev: int
+
+
+class FeederView(View):
+    feeder: str
+    site: str
+    desired: DesiredView | None
+    reported: ReportedView | None
+    drift: list[str] = Field(description="fields in which reported differs from desired")
+    pending_command_id: str | None = Field(description="a change of config that is on its way")
+    condition: str | None
+    control: str | None
+    silo_g: float | None
+    next_meal_at: Instant | None
+    today_g: float = Field(description="grams dispensed since the site's local midnight")
+    state_at: Instant | None
+
+    @classmethod
+    def of(cls, feeder: Feeder, today_g: float) -> "FeederView":
+        desired = reported = None
+        if feeder.desired_config is not None and feeder.desired_version is not None:
+            desired = DesiredView(config=_config(feeder.desired_config), version=feeder.desired_version)
+        if feeder.reported_config is not None and feeder.reported_version is not None:
+            reported = ReportedView(
+                config=_config(feeder.reported_config),
+                version=feeder.reported_version,
+                local_rev=feeder.local_rev,
+            )
+        return cls(
+            feeder=feeder.id,
+            site=feeder.site_id,
+            desired=desired,
+            reported=reported,
+            drift=drift(feeder),
+            pending_command_id=feeder.pending_command_id,
+            condition=feeder.condition,
+            control=feeder.control,
+            silo_g=feeder.silo_g,
+            next_meal_at=feeder.next_meal_at,
+            today_g=today_g,
+            state_at=feeder.state_at,
+        )
+
+
+class StepView(View):
+    state: CommandState
+    at: Instant
+    cause: str
+
+
+class CommandView(View):
+    id: str
+    site: str
+    feeder: str | None
+    name: str
+    args: dict[str, Any]
+    state: CommandState
+    code: str | None
+    detail: str | None
+    result: dict[str, Any] | None = Field(description="what was read back: config, dispensed_g, feeders")
+    actor: str
+    created_at: Instant
+    expires_at: Instant
+    deadline_at: Instant
+    settled_at: Instant | None
+    story: list[StepView]
+
+    @classmethod
+    def of(cls, command: Command, story: list[CommandStep]) -> "CommandView":
+        return cls(
+            site=command.site_id,
+            feeder=command.feeder_id,
+            state=CommandState(command.state),
+            story=[StepView(state=CommandState(step.state), at=step.at, cause=step.cause) for step in story],
+            **command.model_dump(
+                include={
+                    *("id", "name", "args", "code", "detail", "result", "actor"),
+                    *("created_at", "expires_at", "deadline_at", "settled_at"),
+                }
+            ),
+        )
+
+
+class RevisionView(View):
+    version: int
+    local_rev: int
+    origin: Literal["hub", "local"] = Field(description="local: an edit made on the farm itself")
+    actor: str | None
+    at: Instant
+    config: FeederConfig
+    command_id: str | None
+    outcome: CommandState | None
+
+    @classmethod
+    def of(cls, revision: ConfigRevision, outcome: str | None) -> "RevisionView":
+        return cls.model_validate(
+            revision.model_dump() | {"outcome": None if outcome is None else CommandState(outcome)}
+        )
+
+
+class EventView(View):
+    id: str
+    feeder: str
+    kind: str
+    at: Instant
+    planned_g: float | None
+    dispensed_g: float | None
+    reason: str | None
+    command_id: str | None
+
+    @classmethod
+    def of(cls, event: FeederEvent) -> "EventView":
+        return cls.model_validate(event.model_dump() | {"feeder": event.feeder_id})
+
+
+class RejectView(View):
+    at: Instant
+    reason: str
+    detail: str
+    topic: str
+    payload: str = Field(description="the first 200 bytes")
+
+
+class DiagnosticsView(View):
+    rejected: list[RejectView] = Field(description="the last messages that changed nothing, the newest first")
+    two_desktops: bool = Field(description="sessions follow each other so fast that there must be two desktops")
+    clock_skew_s: float | None
+
+
+class FaultView(View):
+    field: str
+    message: str
+    limit: float | None = None
+
+
+class ProblemView(View):
+    """RFC 9457. A problem about a command carries its `command_id`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    command_id: str | None = None
+    faults: list[FaultView] | None = None
+
+
+def _config(stored: dict[str, Any]) -> FeederConfig:
+    return FeederConfig.model_validate(stored)

@@ -1,0 +1,74 @@
+"""Calls for whoever runs the hub, outside `/api/v1`: is it there, can it work, what does it count."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import select
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from http_api.operations import Services
+from hub.errors import Unavailable
+
+
+async def healthz(_request: Request) -> Response:
+    """The process is there and its event loop turns."""
+    return PlainTextResponse("ok\n")
+
+
+async def readyz(request: Request) -> Response:
+    """200 where every part that a change needs can be reached, else 503; and which part cannot."""
+    services: Services = request.app.state.services
+    parts = dict(
+        zip(
+            ("database", "redis", "mqtt"),
+            await asyncio.gather(_database(services), _redis(services), _mqtt(services)),
+            strict=True,
+        )
+    )
+    ready = all(part == "ok" for part in parts.values())
+    return JSONResponse({"ready": ready, "parts": parts}, 200 if ready else 503)
+
+
+async def metrics(_request: Request) -> Response:
+    """Prometheus's text format."""
+    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _database(services: Services) -> str:
+    try:
+        await services.database.read(lambda session: session.exec(select(1)).one())
+    except DBAPIError as error:
+        return f"does not answer: {error.orig}"
+    return "ok"
+
+
+async def _redis(services: Services) -> str:
+    try:
+        await services.store.call("PING")
+    except Unavailable as error:
+        return str(error)
+    return "ok"
+
+
+async def _mqtt(services: Services) -> str:
+    return "ok" if services.link.connected else "not connected"
+
+
+class BrokerCounters(Collector):
+    """The embedded broker's own counters as one metric, by name."""
+
+    def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
+        self._read = read
+
+    def collect(self) -> list[CounterMetricFamily]:
+        counters = CounterMetricFamily(
+            "feeder_hub_broker", "What the embedded broker counts, by name.", labels=["name"]
+        )
+        for name, value in self._read().items():
+            counters.add_metric([name], value)
+        return [counters]

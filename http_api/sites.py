@@ -1,0 +1,215 @@
+"""Sites: farms, their credentials, their liveness and its history."""
+
+from sqlmodel import Session
+from starlette.responses import Response
+
+from http_api import problems
+from http_api.operations import Call, Operation, json_answer
+from http_api.schemas import (
+    CredentialsView,
+    DiagnosticsView,
+    LivenessView,
+    MqttCredentials,
+    NewSiteView,
+    Page,
+    PageQuery,
+    PresenceView,
+    RejectView,
+    SiteBody,
+    SitePatch,
+    SiteView,
+)
+from hub import presence, sites
+from hub.accounts import Right
+from hub.errors import InvalidOrder
+from hub.models import Presence
+from hub.protocol.times import utc_now
+
+
+async def list_sites(call: Call) -> Response:
+    query: PageQuery = call.query
+    found = await call.services.database.read(
+        lambda session: sites.list_sites(session, query.cursor, query.limit + 1, call.caller.site)
+    )
+    page, more = found[: query.limit], len(found) > query.limit
+    live = await call.services.liveness.read([site.id for site in page])
+    items = [SiteView.of(site, liveness) for site, liveness in zip(page, live, strict=True)]
+    return json_answer(Page[SiteView](items=items, next=page[-1].id if more else None))
+
+
+async def create_site(call: Call) -> Response:
+    body: SiteBody = call.body
+    feeders = sites.numbered_feeders(body.feeders) if isinstance(body.feeders, int) else body.feeders
+    made = await call.services.database.write(
+        lambda session: sites.add_site(session, body.site, feeders, body.time_zone, utc_now(), name=body.name)
+    )
+    view = NewSiteView(
+        site=made.site, feeders=made.feeders, mqtt=MqttCredentials(username=made.site, secret=made.secret)
+    )
+    return json_answer(view, 201, {"Location": f"/api/v1/sites/{made.site}"})
+
+
+async def get_site(call: Call) -> Response:
+    site = await call.services.database.read(lambda session: sites.get_site(session, call.site))
+    (live,) = await call.services.liveness.read([site.id])
+    return json_answer(SiteView.of(site, live))
+
+
+async def patch_site(call: Call) -> Response:
+    body: SitePatch = call.body
+    await call.services.database.write(lambda session: sites.rename(session, call.site, body.name, body.time_zone))
+    return await get_site(call)
+
+
+async def delete_site(call: Call) -> Response:
+    services = call.services
+    await services.database.write(lambda session: sites.delete_site(session, call.site))
+    if services.end_mqtt_session is not None:
+        await services.end_mqtt_session(call.site)
+    await services.liveness.forget(call.site)
+    return Response(status_code=204)
+
+
+async def rotate_credentials(call: Call) -> Response:
+    services = call.services
+    secret = await services.database.write(lambda session: sites.rotate_secret(session, call.site))
+    ended = None if services.end_mqtt_session is None else await services.end_mqtt_session(call.site)
+    credentials = MqttCredentials(username=call.site, secret=secret)
+    return json_answer(CredentialsView(mqtt=credentials, session_ended=ended))
+
+
+async def get_liveness(call: Call) -> Response:
+    await call.services.database.read(lambda session: sites.get_site(session, call.site))
+    (live,) = await call.services.liveness.read([call.site])
+    return json_answer(LivenessView.of(live))
+
+
+async def list_presence(call: Call) -> Response:
+    query: PageQuery = call.query
+    before = number_cursor(query.cursor)
+
+    def work(session: Session) -> list[Presence]:
+        sites.get_site(session, call.site)
+        return presence.list_spans(session, call.site, before, query.limit + 1)
+
+    found = await call.services.database.read(work)
+    page, more = found[: query.limit], len(found) > query.limit
+    items = [PresenceView.of(span) for span in page]
+    return json_answer(Page[PresenceView](items=items, next=str(page[-1].id) if more else None))
+
+
+async def get_diagnostics(call: Call) -> Response:
+    def work(session: Session) -> bool:
+        sites.get_site(session, call.site)
+        return presence.has_two_desktops(session, call.site, utc_now())
+
+    two_desktops = await call.services.database.read(work)
+    rejected = await call.services.rejects.last(call.site)
+    (live,) = await call.services.liveness.read([call.site])
+    return json_answer(
+        DiagnosticsView(
+            rejected=[RejectView.model_validate(entry) for entry in rejected],
+            two_desktops=two_desktops,
+            clock_skew_s=live.clock_skew_s,
+        )
+    )
+
+
+def number_cursor(cursor: str | None) -> int | None:
+    """Raises InvalidOrder for a cursor that no page gave."""
+    if cursor is None:
+        return None
+    if not cursor.isdecimal() or len(cursor) > 18:
+        raise InvalidOrder("cursor must be the `next` of an earlier page.")
+    return int(cursor)
+
+
+_SITE = "/sites/{site}"
+_GONE = (problems.NOT_FOUND,)
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/sites",
+        Right.READ,
+        list_sites,
+        "Sites with their liveness",
+        {200: ("A page of sites", Page[SiteView])},
+        query=PageQuery,
+    ),
+    Operation(
+        "POST",
+        "/sites",
+        Right.ADMINISTER,
+        create_site,
+        "A new site; its MQTT secret is shown this once",
+        {201: ("The site and its credentials", NewSiteView)},
+        body=SiteBody,
+        problems=(problems.ALREADY_EXISTS,),
+    ),
+    Operation(
+        "GET",
+        _SITE,
+        Right.READ,
+        get_site,
+        "A site with its liveness",
+        {200: ("The site", SiteView)},
+        problems=_GONE,
+    ),
+    Operation(
+        "PATCH",
+        _SITE,
+        Right.ADMINISTER,
+        patch_site,
+        "Change a site's name or time zone",
+        {200: ("The site as it is now", SiteView)},
+        body=SitePatch,
+        problems=_GONE,
+    ),
+    Operation(
+        "DELETE",
+        _SITE,
+        Right.ADMINISTER,
+        delete_site,
+        "Delete a site with all that belongs to it; its connection is cut",
+        {204: ("It is gone", None)},
+        problems=_GONE,
+    ),
+    Operation(
+        "POST",
+        _SITE + "/credentials",
+        Right.ADMINISTER,
+        rotate_credentials,
+        "A new MQTT secret; the old one ends at once",
+        {200: ("The new credentials, shown this once", CredentialsView)},
+        problems=_GONE,
+    ),
+    Operation(
+        "GET",
+        _SITE + "/liveness",
+        Right.READ,
+        get_liveness,
+        "Whether the site's desktop is alive",
+        {200: ("Its liveness", LivenessView)},
+        problems=_GONE,
+    ),
+    Operation(
+        "GET",
+        _SITE + "/presence",
+        Right.READ,
+        list_presence,
+        "When the desktop was alive, the newest span first",
+        {200: ("A page of spans", Page[PresenceView])},
+        query=PageQuery,
+        problems=_GONE,
+    ),
+    Operation(
+        "GET",
+        _SITE + "/diagnostics",
+        Right.READ,
+        get_diagnostics,
+        "What is wrong with a desktop: rejected messages, two desktops, its clock",
+        {200: ("The diagnostics", DiagnosticsView)},
+        problems=(*_GONE, problems.STORE_UNREACHABLE),
+    ),
+)

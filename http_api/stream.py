@@ -1,0 +1,77 @@
+"""`GET /events`: what happens, as server-sent events. `Last-Event-ID` brings what was missed."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from starlette.responses import Response, StreamingResponse
+
+from http_api import problems
+from http_api.operations import Call, Operation
+from http_api.schemas import EventsQuery
+from hub.accounts import Caller, Right
+from hub.errors import InvalidOrder, NotFound
+from hub.stream import Entry, LiveStream, StreamEnded, is_entry_id
+
+KEEP_ALIVE_EVERY_S: Final = 15.0
+RETRY_AFTER_MS: Final = 1000
+
+
+async def follow_events(call: Call) -> Response:
+    query: EventsQuery = call.query
+    if query.site is not None and not call.caller.sees(query.site):
+        raise NotFound(f"There is no site {query.site}.")
+    after = call.request.headers.get("last-event-id") or query.last_event_id
+    if after is not None and not is_entry_id(after):
+        raise InvalidOrder("Last-Event-ID must be the id of an earlier event.")
+    return StreamingResponse(
+        _lines(call.services.stream, call.caller, query.site, after),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _lines(
+    stream: LiveStream, caller: Caller, site: str | None, after: str | None
+) -> AsyncGenerator[bytes, None]:
+    entries = stream.follow(after)
+    coming = asyncio.ensure_future(anext(entries))
+    try:
+        yield f"retry: {RETRY_AFTER_MS}\n\n".encode()
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_EVERY_S)
+            if not done:
+                yield b": still here\n\n"
+                continue
+            try:
+                entry = coming.result()
+            except StreamEnded:
+                return
+            coming = asyncio.ensure_future(anext(entries))
+            if caller.sees(entry.site) and site in (None, entry.site):
+                yield _event(entry)
+    finally:
+        coming.cancel()
+        await asyncio.wait({coming})
+        await entries.aclose()
+
+
+def _event(entry: Entry) -> bytes:
+    data = json.dumps({"site": entry.site, **entry.data}, separators=(",", ":"))
+    return f"id: {entry.id}\nevent: {entry.kind}\ndata: {data}\n\n".encode()
+
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/events",
+        Right.READ,
+        follow_events,
+        "What happens, as server-sent events: liveness, command, state, event, two-desktops",
+        {200: ("text/event-stream", None)},
+        query=EventsQuery,
+        problems=(problems.NOT_FOUND,),
+        headers=("Last-Event-ID",),
+    ),
+)

@@ -1,0 +1,1 @@
+"""The commands of `feeder-hub`, one file a noun. They work beside a running hub and without one."""

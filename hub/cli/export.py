@@ -1,0 +1,50 @@
+"""`feeder-hub export`: the hub's sites and rights, for other programs."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hub import mosquitto
+from hub.accounts import mqtt_password_hash
+from hub.cli.workplace import DataDirOption, workplace
+from hub.sites import list_sites
+
+app = typer.Typer(no_args_is_help=True, help="The hub's sites and rights, for other programs.")
+ALL = 10**9
+
+
+@app.callback()
+def export() -> None:
+    """The hub's sites and rights, for other programs."""
+
+
+@app.command(name="mosquitto")
+def export_mosquitto(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(help="Where to write passwords, acl and mosquitto.conf.")],
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write password and ACL files for an external mosquitto. Write them again whenever sites change."""
+    place = workplace(context, data_dir)
+    with place.database() as database:
+        sites = database.read_now(lambda session: list_sites(session, None, ALL))
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(
+        directory / "passwords",
+        mosquitto.passwords(sites, mqtt_password_hash(place.data_dir.hub_mqtt_secret())),
+    )
+    _write(directory / "acl", mosquitto.access_list(sites, place.topics))
+    _write(directory / "mosquitto.conf", mosquitto.settings(directory))
+    typer.echo(f"Wrote passwords, acl and mosquitto.conf for {len(sites)} sites and the hub to {directory}.")
+    typer.echo("Let mosquitto read them again:  pkill -HUP mosquitto")
+    typer.echo("Start the hub with it:          FEEDER_HUB_MQTT__URL=mqtt://127.0.0.1:1883 feeder-hub serve")
+    typer.echo("The hub logs in as `hub` with the secret that it keeps in its data directory.")
+
+
+def _write(path: Path, text: str) -> None:
+    """Readable by owner and group only: password hashes and rights are nobody else's business."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w") as file:
+        file.write(text)

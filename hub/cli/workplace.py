@@ -1,0 +1,52 @@
+"""What a command works with; `main` makes it from the settings and the flags."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hub.data_dir import DataDir
+from hub.database import Database
+from hub.protocol.topics import Topics
+
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where the hub keeps what it keeps.  [default: ./data]", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """One hub's data directory, database and topics, without the hub."""
+
+    data_dir: DataDir
+    database_url: str
+    topics: Topics
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """The database, at the newest version."""
+        database = Database(self.database_url)
+        try:
+            database.migrate()
+            yield database
+        finally:
+            database.close()
+
+
+MakeWorkplace = Callable[[Path | None], Workplace]
+
+
+def workplace(context: typer.Context, data_dir: Path | None) -> Workplace:
+    """The workplace for the flags that a command was given."""
+    make: MakeWorkplace = context.obj
+    return make(data_dir)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content))

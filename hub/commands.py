@@ -1,0 +1,222 @@
+"""Commands: from a call to its known end. The row first, then the publish, then the reply.
+
+Whoever waits for a command holds a future by its id; the row outlives the future, the caller and this process.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import structlog
+from prometheus_client import Counter, Histogram
+from sqlmodel import Session, col, select
+
+from hub import settlement
+from hub.command_states import SETTLED, CommandState
+from hub.database import Database
+from hub.errors import BrokerUnreachable, NotFound
+from hub.liveness import AliveSession, LivenessKeys
+from hub.models import Command, CommandStep, JsonObject, Site
+from hub.orders import Desk, Order, Placed, place, placed_before, to_message
+from hub.protocol.link import Link, NotConnected
+from hub.protocol.messages import Outcome, Reply, encode
+from hub.protocol.times import rfc3339, utc_now
+from hub.settlement import Settled
+from hub.stream import LiveStream
+
+log = structlog.get_logger()
+
+ENDS = Counter("feeder_hub_command_ends_total", "Commands that came to an end, by name and state.", ["name", "state"])
+DURATION = Histogram("feeder_hub_command_seconds", "From an order to its settled end.", ["name"])
+
+
+def brief(command: Command) -> JsonObject:
+    """A command as the live stream tells it."""
+    return {
+        "id": command.id,
+        "feeder": command.feeder_id,
+        "name": command.name,
+        "state": command.state,
+        "code": command.code,
+        "detail": command.detail,
+        "created_at": rfc3339(command.created_at),
+        "settled_at": None if command.settled_at is None else rfc3339(command.settled_at),
+    }
+
+
+class Commands:
+    """Sends orders, waits for their ends, and takes in what desktops answer."""
+
+    def __init__(self, database: Database, liveness: LivenessKeys, stream: LiveStream, desk: Desk, link: Link) -> None:
+        self._database = database
+        self._liveness = liveness
+        self._stream = stream
+        self._desk = desk
+        self._link = link
+        self._waiting: dict[str, list[asyncio.Future[Command]]] = {}
+
+    # --- from a caller -----------------------------------------------------------------------------------------
+
+    async def send(self, order: Order, wait_s: float | None = None) -> Command:
+        """Place the order, publish it, and wait for its end, at most `wait_s` (None: its whole deadline).
+
+        The command as it then is: settled, or `sent`, `received` or `unknown`. Raises NotFound, InvalidOrder, Refused
+        or Unavailable; then nothing was sent. An order that was placed before is not placed again.
+        """
+        command = None
+        if order.key is not None:
+            command = await self._database.read(lambda session: placed_before(session, order))
+        if command is None:
+            to, now = await self._addressee(order), utc_now()
+            placed: Placed = await self._database.write(lambda session: place(session, order, to, self._desk, now))
+            command = placed.command
+            if placed.message is not None:
+                return await self._publish_and_wait(command, wait_s)
+        return await self._wait_for_earlier(command, wait_s)
+
+    async def _publish_and_wait(self, command: Command, wait_s: float | None) -> Command:
+        with self._expecting(command.id) as end:
+            self._publish(command)
+            self._stream.publish("command", command.site_id, brief(command))
+            return await self._end_of(command, end, wait_s)
+
+    async def _wait_for_earlier(self, command: Command, wait_s: float | None) -> Command:
+        """Its end as anybody else who waits for it would see it; it may be another process that sent it."""
+        with self._expecting(command.id) as end:
+            command = await self.get(command.id)
+            if command.state in SETTLED or command.state is CommandState.UNKNOWN:
+                return command
+            return await self._end_of(command, end, wait_s)
+
+    async def _addressee(self, order: Order) -> AliveSession | None:
+        """The living session to send to. An emergency stop goes out whoever is there."""
+        if order.name == "stop_all":
+            return None
+        to = await self._liveness.require_alive(order.site)
+        if not self._link.connected:
+            raise BrokerUnreachable(
+                "The hub has no connection to the MQTT broker now; nothing was sent. Try again soon."
+            )
+        return to
+
+    def _publish(self, command: Command) -> None:
+        topic = self._desk.topics.commands(command.site_id, command.feeder_id)
+        try:
+            self._link.publish(topic, encode(to_message(command, self._desk.topics)))
+        except NotConnected:
+            # The row says `sent`; the deadline makes it `unknown`, and the desktop's journal settles it.
+            log.warning("command not published: no connection to the broker", command=command.id, site=command.site_id)
+
+    @contextmanager
+    def _expecting(self, command_id: str) -> Iterator[asyncio.Future[Command]]:
+        end: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(command_id, []).append(end)
+        try:
+            yield end
+        finally:
+            waiting = self._waiting.get(command_id, [])
+            if end in waiting:
+                waiting.remove(end)
+            if not waiting:
+                self._waiting.pop(command_id, None)
+
+    async def _end_of(self, command: Command, end: asyncio.Future[Command], wait_s: float | None) -> Command:
+        until_deadline_s = (command.deadline_at - utc_now()).total_seconds()
+        patience_s = until_deadline_s if wait_s is None else min(wait_s, until_deadline_s)
+        if wait_s == 0:
+            return command
+        try:
+            return await asyncio.wait_for(end, max(0.0, patience_s))
+        except TimeoutError:
+            overdue = await self.mark_overdue(only=command.id)
+            return overdue[0] if overdue else await self.get(command.id)
+
+    # --- what is known -----------------------------------------------------------------------------------------
+
+    async def get(self, command_id: str) -> Command:
+        """Raises NotFound."""
+        command = await self._database.read(lambda session: session.get(Command, command_id))
+        if command is None:
+            raise NotFound(f"There is no command {command_id}.")
+        return command
+
+    # --- from the desktop --------------------------------------------------------------------------------------
+
+    async def take_reply(self, site: str, reply: Reply) -> Settled:
+        """Store what a desktop answers; whoever waits for the command learns of it."""
+        now = utc_now()
+        settled = await self._database.write(lambda session: settlement.take_reply(session, site, reply, now))
+        self._tell(settled)
+        return settled
+
+    async def take_outcomes(self, site: str, asked_of_journal: str, outcomes: list[Outcome]) -> list[Settled]:
+        """Store what a desktop's journal says of commands whose outcome was unknown."""
+        now = utc_now()
+
+        def work(session: Session) -> list[Settled]:
+            return [settlement.take_outcome(session, site, asked_of_journal, outcome, now) for outcome in outcomes]
+
+        settled = await self._database.write(work)
+        for one in settled:
+            self._tell(one)
+        return settled
+
+    async def mark_overdue(self, only: str | None = None) -> list[Command]:
+        """Make what is past its deadline `unknown`, whichever process sent it."""
+        now = utc_now()
+        overdue = await self._database.write(lambda session: settlement.mark_overdue(session, now, only))
+        for command in overdue:
+            self._tell(Settled(command, moved=True))
+        return overdue
+
+    async def resend_stop(self, site: str) -> None:
+        """Tell a site that is back of its latched stop, under the id that it may know already."""
+        command = await self._database.read(lambda session: latched_stop(session, site))
+        if command is not None:
+            now = utc_now()
+            again = command.model_copy(
+                update={"created_at": now, "expires_at": now + timedelta(seconds=self._desk.timeout_s)}
+            )
+            self._publish(again)
+
+    def _tell(self, settled: Settled) -> None:
+        command = settled.command
+        if command is None or not settled.moved:
+            return
+        if command.state in SETTLED:
+            ENDS.labels(command.name, command.state).inc()
+            assert command.settled_at is not None
+            DURATION.labels(command.name).observe((command.settled_at - command.created_at).total_seconds())
+            for end in self._waiting.pop(command.id, []):
+                if not end.done():
+                    end.set_result(command)
+        self._stream.publish("command", command.site_id, brief(command))
+
+
+def latched_stop(session: Session, site: str) -> Command | None:
+    """The command that stopped the site, while its stop is latched."""
+    row = session.get(Site, site)
+    if row is None or row.stop_command_id is None:
+        return None
+    return session.get(Command, row.stop_command_id)
+
+
+def story(session: Session, command_id: str) -> list[CommandStep]:
+    """The steps of a command in the order in which states may follow each other."""
+    steps = session.exec(select(CommandStep).where(CommandStep.command_id == command_id))
+    return sorted(steps, key=lambda step: _ORDER[CommandState(step.state)])
+
+
+def list_commands(session: Session, site: str, feeder: str | None, before: str | None, limit: int) -> list[Command]:
+    """A site's (or one feeder's) commands, the newest first; `before`: only older ones than that id."""
+    query = select(Command).where(Command.site_id == site).order_by(col(Command.id).desc()).limit(limit)
+    if feeder is not None:
+        query = query.where(Command.feeder_id == feeder)
+    if before is not None:
+        query = query.where(col(Command.id) < before)
+    return list(session.exec(query))
+
+
+_EARLY = (CommandState.PENDING, CommandState.SENT, CommandState.RECEIVED, CommandState.UNKNOWN)
+_ORDER = {state: n for n, state in enumerate((*_EARLY, *(state for state in CommandState if state not in _EARLY)))}

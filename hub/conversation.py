@@ -1,0 +1,174 @@
+"""What the hub says to a site of its own accord: the time, questions about open commands, thanks for events.
+
+When a site is back the order is: `ping` (before anybody may send it anything), `report`, then its latched stop.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from prometheus_client import Histogram
+from ulid import ULID
+
+from hub import settlement
+from hub.commands import Commands
+from hub.database import Database
+from hub.liveness import AliveSession
+from hub.models import JsonObject
+from hub.orders import Desk
+from hub.protocol.link import Link, NotConnected
+from hub.protocol.messages import Command, CommandName, Heartbeat, Reply, encode
+from hub.protocol.times import utc_now
+from hub.sites import get_site
+from hub.tasks import Tasks
+
+PING_EVERY_S: Final = 60.0
+ACK_DELAY_S: Final = 0.05
+_ANSWERS_KEPT_S: Final = 120.0
+
+ROUND_TRIP = Histogram("feeder_hub_ping_seconds", "From a ping to its reply, hub to desktop and back.")
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A question that awaits its reply. `journal_id`: whom it was asked of."""
+
+    site: str
+    name: str
+    journal_id: str
+    at_s: float
+
+
+@dataclass(slots=True)
+class _Present:
+    """A site's living session as this process heard of it."""
+
+    to: AliveSession
+    pinged_at_s: float
+    events_through: dict[str, int] = field(default_factory=dict)
+
+
+class Conversation:
+    """Speaks to the sites that this process hears."""
+
+    def __init__(self, database: Database, commands: Commands, desk: Desk, link: Link, tasks: Tasks) -> None:
+        self._database = database
+        self._tasks = tasks
+        self._commands = commands
+        self._desk = desk
+        self._link = link
+        self._present: dict[str, _Present] = {}
+        self._asked: dict[str, _Asked] = {}
+
+    # --- who is there ------------------------------------------------------------------------------------------
+
+    def knows(self, site: str, session: str) -> bool:
+        """Whether this process has heard this session before."""
+        present = self._present.get(site)
+        return present is not None and present.to.session == session
+
+    async def tell_time(self, site: str, heartbeat: Heartbeat) -> None:
+        """Answer a heartbeat with a ping, before anybody may send this session anything. Raises NotFound."""
+        await self._ask(site, _addressee(heartbeat), "ping", {"session": heartbeat.session, "seq": heartbeat.seq})
+
+    async def hear(self, site: str, heartbeat: Heartbeat) -> None:
+        """A heartbeat of the living session; every minute it is answered with the time."""
+        now_s = time.monotonic()
+        if not self.knows(site, heartbeat.session):
+            self._present[site] = _Present(_addressee(heartbeat), pinged_at_s=now_s)
+            return
+        present = self._present[site]
+        present.to = _addressee(heartbeat)
+        if now_s - present.pinged_at_s >= PING_EVERY_S - heartbeat.interval_s / 2:
+            present.pinged_at_s = now_s
+            await self.tell_time(site, heartbeat)
+
+    def forget(self, site: str, session: str | None = None) -> None:
+        """The session is gone (None: the site is)."""
+        if session is None or self.knows(site, session):
+            self._present.pop(site, None)
+
+    # --- what it says ------------------------------------------------------------------------------------------
+
+    async def welcome(self, site: str) -> None:
+        """A session has begun: ask about what is open, and repeat a latched stop."""
+        await self.report(site, at_once=True)
+        await self._commands.resend_stop(site)
+
+    async def report(self, site: str, *, at_once: bool) -> None:
+        """Ask a site that is there what became of its open commands; one hub process does (a lease on the rows)."""
+        present = self._present.get(site)
+        if present is None or not self._link.connected:
+            return
+        now = utc_now()
+        ids = await self._database.write(lambda session: settlement.lease_reports(session, site, now, at_once=at_once))
+        if ids or at_once:
+            await self._ask(site, present.to, "report", {"commands": ids})
+
+    def thank_for_event(self, site: str, feeder: str, seq: int) -> None:
+        """An event is stored for good; the desktop is told soon, together with others."""
+        present = self._present.get(site)
+        if present is None:
+            return
+        if not present.events_through:
+            self._tasks.start(self._ack_events(site, present), "ack_events")
+        present.events_through[feeder] = max(seq, present.events_through.get(feeder, 0))
+
+    async def _ack_events(self, site: str, present: _Present) -> None:
+        await asyncio.sleep(ACK_DELAY_S)
+        through, present.events_through = present.events_through, {}
+        await self._say(site, present.to, "ack_events", {"through": through})
+
+    # --- what comes back ---------------------------------------------------------------------------------------
+
+    async def take_reply(self, site: str, reply: Reply) -> bool:
+        """True if the reply answers something that was said here."""
+        asked = self._asked.get(reply.id)
+        if asked is None or asked.site != site:
+            return False
+        if reply.status in ("received", "running"):
+            return True
+        self._asked.pop(reply.id, None)
+        if asked.name == "ping":
+            ROUND_TRIP.observe(time.monotonic() - asked.at_s)
+        await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes or [])
+        return True
+
+    # --- how -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> None:
+        now_s = time.monotonic()
+        for old in [known for known, asked in self._asked.items() if now_s - asked.at_s > _ANSWERS_KEPT_S]:
+            del self._asked[old]
+        command_id = await self._say(site, to, name, args)
+        if command_id is not None:
+            self._asked[command_id] = _Asked(site, name, to.journal_id, now_s)
+
+    async def _say(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
+        stop_epoch = await self._database.read(lambda session: get_site(session, site).stop_epoch)
+        now = utc_now()
+        command = Command(
+            id=str(ULID()),
+            name=name,
+            args=args,
+            session=to.session,
+            journal_id=to.journal_id,
+            stop_epoch=stop_epoch,
+            reply_to=self._desk.topics.replies(site, self._desk.hub_id),
+            issued_at=now,
+            expires_at=now + timedelta(seconds=self._desk.timeout_s),
+        )
+        try:
+            self._link.publish(self._desk.topics.commands(site), encode(command))
+        except NotConnected:
+            log.info("not said: no connection to the broker", site=site, name=name)
+            return None
+        return command.id
+
+
+def _addressee(heartbeat: Heartbeat) -> AliveSession:
+    return AliveSession(heartbeat.session, heartbeat.journal_id, heartbeat.seq)

@@ -1,0 +1,244 @@
+"""Taking in what desktops say: from a message to Redis, rows and the live stream.
+
+A message is acknowledged to the broker only after what it says is stored. Where the database or Redis is away the
+message waits here, unacknowledged; the broker's in-flight window bounds how many do.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final, TypeVar
+
+import structlog
+from prometheus_client import Counter
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
+
+from hub import presence
+from hub.commands import Commands
+from hub.conversation import Conversation
+from hub.database import Database
+from hub.errors import NotFound
+from hub.feeders import drift, get_feeder, take_state
+from hub.liveness import Beat, LivenessKeys
+from hub.models import Feeder, FeederEvent
+from hub.protocol.limits import MAX_PAYLOAD_BYTES
+from hub.protocol.link import Message
+from hub.protocol.messages import Event, Heartbeat, Offline, Reply, State
+from hub.protocol.times import rfc3339, utc_now
+from hub.protocol.topics import Address, Kind, Topics
+from hub.rejects import Rejects
+from hub.store import StoreUnreachable
+from hub.stream import LiveStream
+from hub.tasks import Tasks
+
+RETRY_PAUSE_S: Final = 0.25
+
+MESSAGES = Counter("feeder_hub_messages_total", "MQTT messages taken in, by kind.", ["kind"])
+log = structlog.get_logger()
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Rejected(Exception):
+    """The message changes nothing. `reason` counts, `detail` explains."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Ingest:
+    """`receive` is what the link calls for each message; the rest goes on in tasks, in the order of arrival."""
+
+    def __init__(
+        self,
+        database: Database,
+        liveness: LivenessKeys,
+        stream: LiveStream,
+        commands: Commands,
+        conversation: Conversation,
+        rejects: Rejects,
+        topics: Topics,
+        tasks: Tasks,
+    ) -> None:
+        self._database = database
+        self._liveness = liveness
+        self._stream = stream
+        self._commands = commands
+        self._conversation = conversation
+        self._rejects = rejects
+        self._topics = topics
+        self._tasks = tasks
+        self._take: dict[Kind, Callable[[Address, Message], Awaitable[None]]] = {
+            Kind.HEARTBEAT: self._take_heartbeat,
+            Kind.STATE: self._take_state,
+            Kind.EVENTS: self._take_event,
+            Kind.REPLIES: self._take_reply,
+        }
+
+    def receive(self, message: Message) -> None:
+        """In the event loop, in order; returns at once."""
+        address = self._topics.parse(message.topic)
+        if address is None or address.kind not in self._take:
+            log.warning("message on a topic that the contract does not know", topic=message.topic)
+            message.acknowledge()
+            return
+        self._tasks.start(self._take_in(address, message), f"take {address.kind}")
+
+    async def _take_in(self, address: Address, message: Message) -> None:
+        while True:
+            try:
+                await self._take[address.kind](address, message)
+            except (StoreUnreachable, DBAPIError) as error:
+                log.warning("message waits: its store is away", topic=message.topic, reason=str(error))
+                await asyncio.sleep(RETRY_PAUSE_S)
+                continue
+            except Rejected as error:
+                await self._rejects.record(address.site, error.reason, str(error), message.topic, message.payload)
+            except NotFound as error:
+                await self._rejects.record(address.site, "unknown", str(error), message.topic, message.payload)
+            MESSAGES.labels(address.kind).inc()
+            message.acknowledge()
+            return
+
+    # --- one kind each -----------------------------------------------------------------------------------------
+
+    async def _take_heartbeat(self, address: Address, message: Message) -> None:
+        site = address.site
+        said = _read_heartbeat(message)
+        if isinstance(said, Offline):
+            await self._take_offline(site, said)
+            return
+        if message.retained:
+            return  # a replay of something said earlier proves nothing
+        waited_s = time.monotonic() - message.received_at_s
+        if waited_s >= self._liveness.ttl_s:
+            return
+        known = self._conversation.knows(site, said.session)
+        if not known:
+            await self._conversation.tell_time(site, said)
+        skew_s = (said.sent_at - utc_now()).total_seconds() + waited_s
+        beat = await self._liveness.beat(site, said, skew_s, waited_s)
+        if beat in (Beat.STALE, Beat.ENDED):
+            return
+        await self._conversation.hear(site, said)
+        if beat is not Beat.RENEWED or not known:
+            await self._begin(site, said.session)
+        if beat is not Beat.RENEWED:
+            await self._conversation.welcome(site)
+
+    async def _begin(self, site: str, session_id: str) -> None:
+        now = utc_now()
+
+        def work(session: Session) -> tuple[bool, bool]:
+            return presence.begin(session, site, session_id, now), presence.has_two_desktops(session, site, now)
+
+        began, two_desktops = await self._database.write(work)
+        if not began:
+            return
+        log.info("desktop is alive", site=site, session=session_id)
+        self._stream.publish("liveness", site, {"alive": True, "session": session_id, "since": rfc3339(now)})
+        if two_desktops:
+            log.warning("two desktops of one site knock each other out", site=site)
+            self._stream.publish("two-desktops", site, {"at": rfc3339(now)})
+
+    async def _take_offline(self, site: str, said: Offline) -> None:
+        ended = await self._liveness.end(site, said.session)
+        self._conversation.forget(site, said.session)
+        by = "shutdown" if said.reason == "shutdown" else "will"
+        if ended:
+            await announce_end(self._database, self._stream, site, said.session, by, None)
+
+    async def _take_state(self, address: Address, message: Message) -> None:
+        state = _read(State, message)
+        feeder = _feeder_of(address)
+
+        def work(session: Session) -> Feeder | None:
+            return take_state(session, address.site, feeder, state)
+
+        row = await self._database.write(work)
+        if row is not None:
+            told = state.model_dump(mode="json", exclude={"seq", "journal_id"})
+            self._stream.publish("state", address.site, {"feeder": feeder, **told, "drift": drift(row)})
+
+    async def _take_event(self, address: Address, message: Message) -> None:
+        event = _read(Event, message)
+        feeder = _feeder_of(address)
+        received_at = utc_now()
+        stored = await self._database.write(
+            lambda session: store_event(session, address.site, feeder, event, received_at)
+        )
+        self._conversation.thank_for_event(address.site, feeder, event.seq)
+        if stored:
+            told = event.model_dump(mode="json", exclude_none=True, exclude={"seq"})
+            self._stream.publish("event", address.site, {"feeder": feeder, **told})
+
+    async def _take_reply(self, address: Address, message: Message) -> None:
+        reply = _read(Reply, message)
+        if await self._conversation.take_reply(address.site, reply):
+            return
+        settled = await self._commands.take_reply(address.site, reply)
+        if settled.command is None:
+            raise Rejected("unknown-command", f"site {address.site} was sent no command {reply.id}")
+        if settled.contradiction is not None:
+            raise Rejected("contradiction", f"command {reply.id}: {settled.contradiction}")
+        if reply.outcomes:
+            journal_id = settled.command.journal_id
+            assert journal_id is not None
+            await self._commands.take_outcomes(address.site, journal_id, reply.outcomes)
+
+
+async def announce_end(
+    database: Database, stream: LiveStream, site: str, session_id: str, by: str, last_seen_at: datetime | None
+) -> None:
+    """A session has ended: once in the history and once on the live stream, whoever notices it and how often."""
+    now = utc_now()
+    finished = await database.write(lambda session: presence.finish(session, site, session_id, now, by, last_seen_at))
+    if finished:
+        log.info("desktop is not alive", site=site, session=session_id, by=by)
+        stream.publish("liveness", site, {"alive": False, "session": session_id, "ended_by": by, "at": rfc3339(now)})
+
+
+def store_event(session: Session, site: str, feeder: str, event: Event, received_at: datetime) -> bool:
+    """Store an event once by its id; False if it was there. Raises NotFound."""
+    get_feeder(session, site, feeder)
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    inserted = session.execute(
+        dialect.insert(FeederEvent)
+        .values(site_id=site, feeder_id=feeder, received_at=received_at, **event.model_dump())
+        .on_conflict_do_nothing()
+        .returning(FeederEvent.__table__.c.id)  # type: ignore[attr-defined]  # SQLModel does not declare it
+    )
+    return inserted.first() is not None
+
+
+def _feeder_of(address: Address) -> str:
+    assert address.feeder is not None
+    return address.feeder
+
+
+def _read(model: type[M], message: Message) -> M:
+    if len(message.payload) > MAX_PAYLOAD_BYTES:
+        raise Rejected("too-large", f"{len(message.payload)} bytes; the contract knows at most {MAX_PAYLOAD_BYTES}")
+    try:
+        return model.model_validate_json(message.payload)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        reason = "not-json" if faults[0]["type"] == "json_invalid" else "not-the-schema"
+        raise Rejected(
+            reason, "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+        ) from error
+
+
+class _Online(BaseModel):
+    online: bool
+
+
+def _read_heartbeat(message: Message) -> Heartbeat | Offline:
+    if not message.payload:
+        raise Rejected("not-json", "the heartbeat topic was cleared; nothing is concluded from that")
+    return _read(Heartbeat, message) if _read(_Online, message).online else _read(Offline, message)

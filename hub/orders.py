@@ -1,0 +1,292 @@
+"""Placing an order: the checks and the row, in one transaction, before anything is sent. No network here.
+
+A command's row is committed as `sent` before it is published: from then on the desktop may have it, whatever happens
+to this process.
+"""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pydantic import ValidationError
+from sqlmodel import Session, select
+from ulid import ULID
+
+from hub.command_states import CommandState
+from hub.errors import ConfigChanged, ConfigUnknown, Fault, InvalidOrder, KeyReused, NotFound, Stopped
+from hub.feeders import config_of, dose_duration, etag, faults_of, get_feeder, parse_config
+from hub.liveness import AliveSession
+from hub.models import Command, CommandStep, ConfigRevision, Feeder, IdempotencyKey, JsonObject, Site
+from hub.protocol import messages
+from hub.protocol.messages import ARGUMENTS, FeederConfig
+from hub.protocol.topics import Topics
+
+FEEDER_COMMANDS: Final = frozenset({"set_config", "feed", "pause", "resume", "calibrate"})
+SITE_COMMANDS: Final = frozenset({"stop_all", "release", "ping", "report"})
+REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
+MAX_REPORTED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A caller's Idempotency-Key, and a hash of the request that it came with."""
+
+    text: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What somebody wants done. `feeder` None: for the whole site."""
+
+    site: str
+    feeder: str | None
+    name: str
+    actor: str
+    args: JsonObject = field(default_factory=dict)
+    key: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOrder(Order):
+    """A change of config: the whole of it, or (patch) a merge patch, upon the config that `if_match` names."""
+
+    patch: bool = False
+    if_match: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Who places orders: this hub process, its topics, and how long a desktop has for an answer."""
+
+    hub_id: str
+    topics: Topics
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The row, and what is to be published; None where the order had been placed before."""
+
+    command: Command
+    message: messages.Command | None
+
+
+def placed_before(session: Session, order: Order) -> Command | None:
+    """The command that the order's key already stands for. Raises KeyReused."""
+    if order.key is None:
+        return None
+    row = session.get(IdempotencyKey, (order.actor, order.key.text))
+    if row is None:
+        return None
+    if row.fingerprint != order.key.fingerprint:
+        raise KeyReused("This Idempotency-Key came before, with another request. Use a new key for a new order.")
+    return session.exec(select(Command).where(Command.id == row.command_id)).one()
+
+
+def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, now: datetime) -> Placed:
+    """Check the order and write its row. `to` None: to whoever is there (stop_all only).
+
+    Raises NotFound, InvalidOrder, Stopped, ConfigChanged, ConfigUnknown, KeyReused; then nothing is written.
+    """
+    earlier = placed_before(session, order)
+    if earlier is not None:
+        return Placed(earlier, None)
+    site = session.get(Site, order.site, with_for_update=True, populate_existing=True)
+    if site is None:
+        raise NotFound(f"There is no site {order.site}.")
+    if site.stopped_at is not None and order.name in REFUSED_WHILE_STOPPED:
+        raise Stopped(f"The emergency stop of site {site.id} is latched; release it first.")
+    feeder = None if order.feeder is None else get_feeder(session, order.site, order.feeder, lock=True)
+    command_id = str(ULID())
+    expires_at = now + timedelta(seconds=desk.timeout_s)
+    deadline_at = expires_at
+    args: JsonObject
+    match order.name, feeder:
+        case "set_config", Feeder():
+            assert isinstance(order, ConfigOrder)
+            args = _give_out_config(session, order, site, feeder, command_id, now)
+        case "feed", Feeder():
+            args = check_arguments(order.name, order.args)
+            deadline_at += dose_duration(args["grams"], feeder)
+        case "stop_all", None:
+            site.stop_epoch += 1
+            site.stopped_at, site.stop_command_id = now, command_id
+            session.add(site)
+            args = check_arguments(order.name, order.args)
+        case "release", None:
+            if site.stopped_at is None:
+                raise InvalidOrder(f"Site {site.id} is not stopped; there is nothing to release.")
+            args = check_arguments(order.name, order.args)
+        case "ping", None:
+            assert to is not None
+            args = {"session": to.session, "seq": to.seq}
+        case "report", None:
+            args = {"commands": reportable(session, site.id, now)}
+        case _:
+            args = check_arguments(order.name, order.args)
+    command = Command(
+        id=command_id,
+        site_id=site.id,
+        feeder_id=order.feeder,
+        name=order.name,
+        args=args,
+        state=CommandState.SENT,
+        actor=order.actor,
+        hub_id=desk.hub_id,
+        session=None if to is None else to.session,
+        journal_id=None if to is None else to.journal_id,
+        stop_epoch=site.stop_epoch,
+        created_at=now,
+        expires_at=expires_at,
+        deadline_at=deadline_at,
+    )
+    session.add(command)
+    session.flush()
+    for state, cause in (
+        (CommandState.PENDING, f"ordered by {order.actor}"),
+        (CommandState.SENT, "to be published"),
+    ):
+        session.add(CommandStep(command_id=command_id, state=state, at=now, cause=cause))
+    if order.key is not None:
+        session.add(
+            IdempotencyKey(
+                actor=order.actor,
+                key=order.key.text,
+                fingerprint=order.key.fingerprint,
+                command_id=command_id,
+                created_at=now,
+            )
+        )
+    return Placed(command, to_message(command, desk.topics))
+
+
+def to_message(command: Command, topics: Topics) -> messages.Command:
+    """What is published for a command's row."""
+    return messages.Command(
+        id=command.id,
+        name=command.name,  # type: ignore[arg-type]  # checked by the model
+        args=command.args,
+        session=command.session,
+        journal_id=command.journal_id,
+        stop_epoch=command.stop_epoch,
+        reply_to=topics.replies(command.site_id, command.hub_id),
+        issued_at=command.created_at,
+        expires_at=command.expires_at,
+    )
+
+
+def check_arguments(name: str, args: JsonObject) -> JsonObject:
+    """The arguments as the contract has them. Raises InvalidOrder, naming every field at fault."""
+    try:
+        checked = ARGUMENTS[name].model_validate(args)
+    except ValidationError as error:
+        raise InvalidOrder(f"The arguments of {name} are wrong.", faults_of(error, "args.")) from error
+    unknown = sorted(set(args) - set(ARGUMENTS[name].model_fields))
+    if unknown:
+        raise InvalidOrder(
+            f"{name} has no argument {', '.join(unknown)}.",
+            [Fault(f"args.{key}", f"{name} has no such argument") for key in unknown],
+        )
+    return checked.model_dump()
+
+
+def reportable(session: Session, site: str, now: datetime) -> list[str]:
+    """Commands of the site whose outcome is unknown and which the desktop cannot begin any more.
+
+    A stop is not asked about: it is sent again until it is confirmed.
+    """
+    return list(
+        session.exec(
+            select(Command.id)
+            .where(
+                Command.site_id == site,
+                Command.state == CommandState.UNKNOWN,
+                Command.expires_at < now,
+                Command.name != "stop_all",
+            )
+            .order_by(Command.id)
+            .limit(MAX_REPORTED)
+        )
+    )
+
+
+def _give_out_config(
+    session: Session, order: ConfigOrder, site: Site, feeder: Feeder, command_id: str, now: datetime
+) -> JsonObject:
+    """A new version for the change; its arguments. The feeder's row is locked, so versions only go up."""
+    _check_if_match(order, feeder)
+    config = _merged(order.args, feeder).model_dump() if order.patch else parse_config(order.args).model_dump()
+    version = max(feeder.last_version, feeder.reported_version or 0) + 1
+    feeder.last_version = feeder.desired_version = version
+    feeder.desired_config = config
+    feeder.pending_command_id = command_id
+    session.add(feeder)
+    session.add(
+        ConfigRevision(
+            site_id=site.id,
+            feeder_id=feeder.id,
+            version=version,
+            local_rev=feeder.local_rev,
+            origin="hub",
+            actor=order.actor,
+            at=now,
+            config=config,
+            command_id=command_id,
+        )
+    )
+    return {
+        "config": config,
+        "config_version": version,
+        "local_rev": feeder.local_rev,
+        "time_zone": site.time_zone,
+    }
+
+
+def _check_if_match(order: ConfigOrder, feeder: Feeder) -> None:
+    if order.if_match is None:
+        return
+    current = etag(feeder)
+    wanted = [tag.strip() for tag in order.if_match.split(",")]
+    if current is None or (current not in wanted and "*" not in wanted):
+        raise ConfigChanged("If-Match does not name the current config. Read it again and repeat the change.", current)
+    if feeder.pending_command_id is not None and "*" not in wanted:
+        raise ConfigChanged(
+            f"Another change of this config is on its way (command {feeder.pending_command_id}). Wait for its end, "
+            "read the config again and repeat the change.",
+            current,
+        )
+
+
+def _merged(patch: JsonObject, feeder: Feeder) -> FeederConfig:
+    base = config_of(feeder.desired_config if feeder.pending_command_id is not None else feeder.reported_config)
+    if base is None:
+        raise ConfigUnknown(
+            "Nobody knows this feeder's config yet, so there is nothing to patch. PUT the whole config."
+        )
+    unknown = sorted(set(patch) - set(FeederConfig.model_fields))
+    if unknown:
+        raise InvalidOrder(
+            f"A config has no field {', '.join(unknown)}.",
+            [Fault(name, "a config has no such field") for name in unknown],
+        )
+    return parse_config(merge_patch(base.model_dump(), patch))
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396: objects merge, null removes, everything else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def fingerprint_source(method: str, path: str, body: object) -> bytes:
+    """What makes two requests the same request: method, path, and the body whatever its spacing and key order."""
+    return json.dumps([method, path, body], sort_keys=True, separators=(",", ":")).encode()

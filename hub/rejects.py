@@ -1,0 +1,58 @@
+"""What was refused: bad messages and forbidden topics, counted, and the last few kept per site with their reasons.
+
+So the person who writes a desktop sees what is wrong with it.
+"""
+
+import json
+from typing import Any, Final
+
+import structlog
+from prometheus_client import Counter
+
+from hub.models import JsonObject
+from hub.protocol.times import rfc3339, utc_now
+from hub.store import Store, StoreUnreachable
+
+KEPT_PER_SITE: Final = 20
+KEPT_FOR_S: Final = 7 * 24 * 3600
+_EXCERPT_BYTES: Final = 200
+
+REJECTED = Counter("feeder_hub_rejected_messages_total", "MQTT messages that changed nothing, by reason.", ["reason"])
+log = structlog.get_logger()
+
+
+class Rejects:
+    """The last refused messages of each site, in Redis."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def record(self, site: str, reason: str, detail: str, topic: str, payload: bytes = b"") -> None:
+        """`reason` is one of a few words, for counting; `detail` is for the person who reads it."""
+        REJECTED.labels(reason).inc()
+        log.warning("mqtt message rejected", site=site, reason=reason, detail=detail, topic=topic)
+        entry = {
+            "at": rfc3339(utc_now()),
+            "reason": reason,
+            "detail": detail[:1000],
+            "topic": topic[:300],
+            "payload": payload[:_EXCERPT_BYTES].decode("utf-8", "replace"),
+        }
+        key = _key(site)
+        commands: tuple[tuple[Any, ...], ...] = (
+            ("LPUSH", key, json.dumps(entry)),
+            ("LTRIM", key, 0, KEPT_PER_SITE - 1),
+            ("EXPIRE", key, KEPT_FOR_S),
+        )
+        try:
+            await self._store.calls(*commands)
+        except StoreUnreachable as error:
+            log.warning("rejected message not kept", site=site, reason=str(error))
+
+    async def last(self, site: str) -> list[JsonObject]:
+        """The newest first. Raises StoreUnreachable."""
+        return [json.loads(entry) for entry in await self._store.call("LRANGE", _key(site), 0, -1)]
+
+
+def _key(site: str) -> str:
+    return f"fh:{{{site}}}:rejects"

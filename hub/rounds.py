@@ -1,0 +1,78 @@
+"""What the hub does by the clock, twice a second: notice who is gone, and bring overdue commands to their end."""
+
+import asyncio
+import contextlib
+from typing import Final, Self
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from hub import presence, settlement
+from hub.commands import Commands
+from hub.conversation import Conversation
+from hub.database import Database
+from hub.errors import Unavailable
+from hub.ingest import announce_end
+from hub.liveness import LivenessKeys
+from hub.protocol.times import utc_now
+from hub.stream import LiveStream
+
+ROUND_EVERY_S: Final = 0.5
+
+log = structlog.get_logger()
+
+
+class Rounds:
+    """`async with Rounds(...)`: the rounds go on inside the block."""
+
+    def __init__(
+        self,
+        database: Database,
+        liveness: LivenessKeys,
+        stream: LiveStream,
+        commands: Commands,
+        conversation: Conversation,
+    ) -> None:
+        self._database = database
+        self._liveness = liveness
+        self._stream = stream
+        self._commands = commands
+        self._conversation = conversation
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._go_round(), name="rounds")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _go_round(self) -> None:
+        while True:
+            for duty in (self._notice_the_gone, self._settle_overdue, self._ask_again):
+                try:
+                    await duty()
+                except (Unavailable, DBAPIError) as error:
+                    log.warning("a round was left out", duty=duty.__name__.strip("_"), reason=str(error))
+                except Exception:
+                    log.exception("a round failed", duty=duty.__name__.strip("_"))
+            await asyncio.sleep(ROUND_EVERY_S)
+
+    async def _notice_the_gone(self) -> None:
+        """Spans that the history holds open although the key is gone."""
+        spans = await self._database.read(presence.open_spans)
+        for (site, session_id), live in zip(spans, await self._liveness.read([site for site, _ in spans]), strict=True):
+            if live.alive is False:
+                await announce_end(self._database, self._stream, site, session_id, "expired", live.last_seen_at)
+                self._conversation.forget(site, session_id)
+
+    async def _settle_overdue(self) -> None:
+        await self._commands.mark_overdue()
+
+    async def _ask_again(self) -> None:
+        now = utc_now()
+        for site in await self._database.read(lambda session: settlement.sites_to_ask(session, now)):
+            await self._conversation.report(site, at_once=False)

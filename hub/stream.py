@@ -1,0 +1,166 @@
+"""The live stream: what happens, in one Redis stream that every hub process writes and reads.
+
+One reader per process hands the entries to its listeners; a listener that comes back with the last id it saw is first
+given what it missed, as far as the stream still holds it. A listener that falls behind is let go, and comes back.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import structlog
+from redis.exceptions import RedisError
+
+from hub.models import JsonObject
+from hub.store import Store
+
+STREAM_KEY: Final = "{fh}:stream"
+LISTENER_BACKLOG: Final = 1000
+_READ_BLOCK_MS: Final = 1000
+_READ_COUNT: Final = 500
+_PAUSE_AFTER_FAULT_S: Final = 0.5
+
+log = structlog.get_logger()
+
+
+class StreamEnded(Exception):
+    """The hub is stopping, or the listener fell behind too far; it may come back with its last id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that happened. kind: liveness, command, state, event, two-desktops."""
+
+    id: str
+    kind: str
+    site: str
+    data: JsonObject
+
+
+@dataclass(eq=False, slots=True)
+class _Listener:
+    backlog: deque[Entry] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+
+
+class LiveStream:
+    """`async with LiveStream(store, keep_events) as stream`. `keep_events`: about how many entries Redis keeps."""
+
+    def __init__(self, store: Store, keep_events: int) -> None:
+        self._store = store
+        self._keep_events = keep_events
+        self._listeners: set[_Listener] = set()
+        self._reader: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._reader = asyncio.create_task(self._read(), name="live-stream")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end_listeners()
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+
+    def end_listeners(self) -> None:
+        """Let every listener go: the hub stops."""
+        for listener in self._listeners:
+            self._let_go(listener)
+
+    def publish(self, kind: str, site: str, data: JsonObject) -> None:
+        """Tell every listener of every hub process. While Redis is away nobody can be told; that is logged."""
+        told = self._store.call(
+            *("XADD", STREAM_KEY, "MAXLEN", "~", self._keep_events, "*"),
+            *("kind", kind, "site", site, "data", json.dumps(data, separators=(",", ":"))),
+        )
+        told.add_done_callback(functools.partial(_log_loss, kind, site))
+
+    async def follow(self, after: str | None = None) -> AsyncGenerator[Entry, None]:
+        """Entries as they come; first those after the given id that are still kept. Raises StreamEnded."""
+        await self._ready.wait()
+        listener = _Listener()
+        self._listeners.add(listener)
+        last = after
+        try:
+            if after is not None:
+                for entry in await self._missed(after):
+                    last = entry.id
+                    yield entry
+            while True:
+                while listener.backlog:
+                    entry = listener.backlog.popleft()
+                    if last is None or _order(entry.id) > _order(last):
+                        yield entry
+                if listener.ended:
+                    raise StreamEnded
+                listener.arrived.clear()
+                await listener.arrived.wait()
+        finally:
+            self._listeners.discard(listener)
+
+    async def _missed(self, after: str) -> list[Entry]:
+        reply = await self._store.call("XRANGE", STREAM_KEY, f"({after}", "+")
+        return [_entry(item) for item in reply]
+
+    async def _read(self) -> None:
+        last: str | None = None
+        while True:
+            try:
+                if last is None:
+                    newest = await self._store.redis.xrevrange(STREAM_KEY, count=1)
+                    last = _entry(newest[0]).id if newest else "0-0"
+                    self._ready.set()
+                reply = await self._store.redis.xread({STREAM_KEY: last}, _READ_COUNT, _READ_BLOCK_MS)
+            except (RedisError, OSError):
+                last = None  # Redis may come back empty, with ids that begin anew
+                await asyncio.sleep(_PAUSE_AFTER_FAULT_S)
+                continue
+            for item in _arrived(reply):
+                entry = _entry(item)
+                last = entry.id
+                for listener in list(self._listeners):
+                    self._hand(listener, entry)
+
+    def _hand(self, listener: _Listener, entry: Entry) -> None:
+        listener.backlog.append(entry)
+        listener.arrived.set()
+        if len(listener.backlog) > LISTENER_BACKLOG:
+            self._let_go(listener)
+
+    def _let_go(self, listener: _Listener) -> None:
+        listener.ended = True
+        listener.arrived.set()
+
+
+def _log_loss(kind: str, site: str, told: asyncio.Future[Any]) -> None:
+    if not told.cancelled() and (error := told.exception()) is not None:
+        log.warning("live stream entry lost", kind=kind, site=site, reason=str(error))
+
+
+def is_entry_id(text: str) -> bool:
+    """Whether the text has the form of an entry's id."""
+    ms, dash, n = text.partition("-")
+    return bool(dash) and ms.isdecimal() and n.isdecimal() and len(text) <= 40
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, n = entry_id.partition("-")
+    return int(ms), int(n)
+
+
+def _arrived(reply: Any) -> list[Any]:
+    """XREAD answers [[stream, entries]], or nothing within its time."""
+    return list(reply[0][1]) if reply else []
+
+
+def _entry(item: Any) -> Entry:
+    entry_id, fields = item
+    return Entry(entry_id, fields["kind"], fields["site"], json.loads(fields["data"]))

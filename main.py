@@ -1,0 +1,376 @@
+"""The command line `feeder-hub`, and the one place that wires the parts together.
+
+settings -> database, Redis (embedded or by URL), broker (embedded or by URL) -> link -> hub -> HTTP
+"""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import hmac
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Final
+
+import structlog
+import typer
+import uvicorn
+import uvloop
+from prometheus_client import REGISTRY
+from sqlalchemy.exc import OperationalError
+
+from broker.guard import Authenticate, Refusal
+from broker.server import BrokerOptions, EmbeddedBroker, ListenError
+from config.settings import Settings, SettingsError, load
+from http_api.app import create_app
+from http_api.operations import Services
+from http_api.service import BrokerCounters
+from hub import checkup, demo, logs, presence
+from hub.accounts import Role, add_token, has_tokens, new_secret
+from hub.cli import doctor, export, site, token
+from hub.cli.workplace import DataDirOption, JsonOption, Workplace
+from hub.commands import Commands
+from hub.conversation import Conversation
+from hub.data_dir import DataDir
+from hub.database import Database, sqlite_url
+from hub.errors import HubError
+from hub.ingest import Ingest
+from hub.link import BrokerAddress, PahoLink
+from hub.liveness import LivenessKeys
+from hub.mosquitto import HUB_USER
+from hub.orders import Desk
+from hub.protocol.times import utc_now
+from hub.protocol.topics import Identity, Topics
+from hub.rejects import Rejects
+from hub.rounds import Rounds
+from hub.sites import secret_matches
+from hub.store import Store
+from hub.stream import LiveStream
+from hub.tasks import Tasks
+from hub.valkey import embedded_valkey
+
+LINK_WITHIN_S: Final = 5.0
+HTTP_STOPS_WITHIN_S: Final = 2
+
+log = structlog.get_logger()
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(site.app, name="site")
+app.add_typer(token.app, name="token")
+app.add_typer(export.app, name="export")
+
+
+class CannotStart(HubError):
+    """The hub cannot start; says which setting to change."""
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------
+
+
+async def run(settings: Settings, *, with_demo: bool) -> None:
+    """The whole hub, until SIGINT or SIGTERM. Raises HubError if it cannot start."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    data_dir = DataDir(settings.data_dir)
+    with http_socket(settings) as listening:
+        async with contextlib.AsyncExitStack() as stack:
+            services, broker_url = await stack.enter_async_context(hub_parts(settings, data_dir))
+            await stack.enter_async_context(http_server(services, listening))
+            if with_demo:
+                secret_file = await demo.prepare(services.database, data_dir)
+                heartbeat_s = settings.liveness.heartbeat_s
+                await stack.enter_async_context(
+                    demo.desktop(broker_url, settings.mqtt.root, secret_file, data_dir, heartbeat_s)
+                )
+            await say_hello(services, listening, broker_url, with_demo=with_demo)
+            gc.collect()
+            gc.freeze()  # what is there now stays; the collector need not look at it again
+            await stop.wait()
+            log.info("stopping")
+    log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tuple[Services, str]]:
+    """Everything but HTTP; yields the services and the URL of the broker for desktops on this machine."""
+    async with contextlib.AsyncExitStack() as stack:
+        database = await stack.enter_async_context(Database(database_url(settings, data_dir)))
+        redis_url = settings.redis.url
+        if redis_url is None:
+            redis_url = (await stack.enter_async_context(embedded_valkey(data_dir.path))).url
+        store = await stack.enter_async_context(Store(redis_url))
+        stream = await stack.enter_async_context(LiveStream(store, settings.stream.keep_events))
+        tasks = await stack.enter_async_context(Tasks())
+        liveness = LivenessKeys(store, settings.liveness.ttl_s)
+        rejects = Rejects(store)
+        topics = Topics(settings.mqtt.root)
+        broker = None
+        if settings.mqtt.url is None:
+            broker, address = await stack.enter_async_context(
+                embedded_broker(settings, database, topics, rejects, tasks)
+            )
+            broker_url = f"mqtt://{address.host}:{address.port}"
+        else:
+            address = BrokerAddress.parse(settings.mqtt.url, HUB_USER, data_dir.hub_mqtt_secret())
+            broker_url = f"{'mqtts' if address.tls else 'mqtt'}://{address.host}:{address.port}"
+        await begin_liveness(database, liveness, nobody_is_connected=broker is not None)
+        hub_id = settings.hub.id or data_dir.hub_id()
+        desk = Desk(hub_id, topics, settings.commands.timeout_s)
+        link = PahoLink(address, f"{HUB_USER}-{hub_id}", topics.hub_filters(hub_id))
+        commands = Commands(database, liveness, stream, desk, link)
+        conversation = Conversation(database, commands, desk, link, tasks)
+        ingest = Ingest(database, liveness, stream, commands, conversation, rejects, topics, tasks)
+        await stack.enter_async_context(link.running(ingest.receive))
+        await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation))
+        if not await link.wait_connected(LINK_WITHIN_S):
+            log.warning("no MQTT broker yet; the hub goes on trying", url=broker_url, reason=link.last_fault)
+        yield (
+            Services(
+                database=database,
+                store=store,
+                liveness=liveness,
+                stream=stream,
+                commands=commands,
+                rejects=rejects,
+                link=link,
+                end_mqtt_session=None if broker is None else broker.disconnect_client,
+                max_body_bytes=settings.http.max_body_bytes,
+                version=version("feeder-hub"),
+            ),
+            broker_url,
+        )
+
+
+@contextlib.asynccontextmanager
+async def embedded_broker(
+    settings: Settings, database: Database, topics: Topics, rejects: Rejects, tasks: Tasks
+) -> AsyncIterator[tuple[EmbeddedBroker, BrokerAddress]]:
+    """The broker in this process, and where the hub's own link finds it."""
+    hub_secret = new_secret()
+
+    def record(refusal: Refusal) -> None:
+        log.warning(
+            "mqtt refused",
+            kind=refusal.kind,
+            user=refusal.identity,
+            address=refusal.address,
+            reason=refusal.reason,
+        )
+        if refusal.identity is not None:
+            detail = f"{refusal.kind}: {refusal.reason}"
+            tasks.start(rejects.record(refusal.identity, "forbidden", detail, refusal.topic or ""), "record refusal")
+
+    options = BrokerOptions(
+        host=settings.mqtt.host,
+        port=settings.mqtt.port,
+        connect_timeout_s=settings.mqtt.connect_timeout_s,
+        max_packet_bytes=settings.mqtt.max_packet_bytes,
+        max_connections=settings.mqtt.max_connections,
+    )
+    broker = EmbeddedBroker(options, authenticate_with(database, hub_secret), topics, record)
+    try:
+        await broker.start()
+    except ListenError as error:
+        raise CannotStart(f"{error}. Choose another port: --mqtt-port, FEEDER_HUB_MQTT__PORT or mqtt.port.") from error
+    counters = BrokerCounters(lambda: broker.counters)
+    REGISTRY.register(counters)
+    try:
+        host = "127.0.0.1" if settings.mqtt.host in ("0.0.0.0", "::") else settings.mqtt.host  # noqa: S104
+        yield broker, BrokerAddress(host, broker.port, tls=False, username=HUB_USER, password=hub_secret)
+    finally:
+        REGISTRY.unregister(counters)
+        await broker.shutdown()
+
+
+def authenticate_with(database: Database, hub_secret: str) -> Authenticate:
+    """Who a user name and a password are: the hub itself, or a site."""
+
+    async def authenticate(username: str, password: bytes) -> Identity | None:
+        if username == HUB_USER:
+            return Identity("hub", HUB_USER) if hmac.compare_digest(password, hub_secret.encode()) else None
+        if await database.read(lambda session: secret_matches(session, username, password)):
+            return Identity("site", username)
+        return None
+
+    return authenticate
+
+
+async def begin_liveness(database: Database, liveness: LivenessKeys, *, nobody_is_connected: bool) -> None:
+    """What is known of the living when this process starts: with its own broker, that nobody is connected yet."""
+    now = utc_now()
+    if nobody_is_connected:
+        await database.write(lambda session: presence.finish_all(session, now, "restart"))
+    nobody = nobody_is_connected or await database.read(presence.is_empty)
+    await liveness.begin_epoch(recovering=not nobody)
+
+
+def database_url(settings: Settings, data_dir: DataDir) -> str:
+    return settings.database.url or sqlite_url(data_dir.path)
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def http_socket(settings: Settings) -> Iterator[socket.socket]:
+    """The listening socket; taken before anything else starts, so that a taken port changes nothing."""
+    host, port = settings.http.host, settings.http.port
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        why = "another program has that port" if error.errno == errno.EADDRINUSE else error.strerror
+        raise CannotStart(
+            f"HTTP cannot listen on {host}:{port}: {why}. "
+            "Choose another port: --http-port, FEEDER_HUB_HTTP__PORT or http.port."
+        ) from error
+    with listening:
+        yield listening
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the hub decides in which order things stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def http_server(services: Services, listening: socket.socket) -> AsyncIterator[None]:
+    """HTTP on that socket, from the beginning to the end of the block."""
+    server = Server(
+        uvicorn.Config(
+            create_app(services),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=HTTP_STOPS_WITHIN_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve([listening]), name="http")
+    try:
+        yield
+    finally:
+        services.stream.end_listeners()  # uvicorn waits for open streams
+        server.should_exit = True
+        await serving
+
+
+# --- the command line -------------------------------------------------------------------------------------------
+
+
+async def say_hello(services: Services, listening: socket.socket, broker_url: str, *, with_demo: bool) -> None:
+    """Where to look, and at the very first start the first administrator's token."""
+    host, port = listening.getsockname()[:2]
+    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    lines = [f"Feeder Hub {services.version} is running. Ctrl-C stops it.", ""]
+    lines += [
+        f"  HTTP   {base}/api/v1   (its document: {base}/api/v1/openapi.json)",
+        f"  MQTT   {broker_url}",
+    ]
+    shown = "$TOKEN"
+    if not await services.database.read(has_tokens):
+        shown = await services.database.write(
+            lambda session: add_token(session, Role.ADMIN, None, "first-admin", utc_now())
+        )
+        lines += ["", f"  The first administrator's token, shown this once:  {shown}"]
+    else:
+        lines += ["", "  A further token:  feeder-hub token add --role admin"]
+    if with_demo:
+        lines += [
+            "",
+            f"  The demo farm is site `{demo.SITE}` with feeders f1 ... f{demo.FEEDERS}. Change one of them:",
+            "",
+            f"  curl -i -X PATCH {base}/api/v1/sites/{demo.SITE}/feeders/f1/config \\",
+            f"    -H 'Authorization: Bearer {shown}' -H 'Content-Type: application/json' -d '{{\"meal_g\": 300}}'",
+        ]
+    typer.echo("\n".join(["", *lines, ""]))
+    sys.stdout.flush()
+
+
+def settings_from(**flags: object) -> Settings:
+    """Settings by file, environment and these flags; a mistake in them ends the program with 2."""
+    named = {name.replace("__", "."): value for name, value in flags.items()}
+    config_file = named.pop("config", None)
+    try:
+        return load(named, config_file=config_file if isinstance(config_file, Path) else None)
+    except SettingsError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+
+
+def workplace_from(data_dir: Path | None) -> Workplace:
+    settings = settings_from(data_dir=data_dir)
+    place = DataDir(settings.data_dir)
+    return Workplace(place, database_url(settings, place), Topics(settings.mqtt.root))
+
+
+@app.callback()
+def feeder_hub(context: typer.Context) -> None:
+    """Feeder Hub: fish farms, fed from afar. Settings: TOML file, FEEDER_HUB_... in the environment, then flags."""
+    context.obj = workplace_from
+
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+HttpPortOption = Annotated[int | None, typer.Option(help="TCP port for HTTP.  [default: 8080]", show_default=False)]
+MqttPortOption = Annotated[
+    int | None, typer.Option(help="TCP port of the embedded broker.  [default: 1883]", show_default=False)
+]
+
+
+@app.command()
+def serve(
+    demo_farm: Annotated[bool, typer.Option("--demo", help="With a simulated farm of four feeders.")] = False,
+    data_dir: DataDirOption = None,
+    http_port: HttpPortOption = None,
+    mqtt_port: MqttPortOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run the hub until Ctrl-C."""
+    settings = settings_from(data_dir=data_dir, http__port=http_port, mqtt__port=mqtt_port, config=config)
+    logs.configure(settings.log.level, settings.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(settings, with_demo=demo_farm))
+
+
+@app.command(name="doctor")
+def check_everything(data_dir: DataDirOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check settings, ports, Redis, database and disk. Ends with 1 if something has to be mended, and says what."""
+    settings = settings_from(data_dir=data_dir, config=config)
+    logs.configure("error", settings.log.format)
+    place = DataDir(settings.data_dir)
+    http, mqtt = settings.http, settings.mqtt
+    if mqtt.url is None:
+        broker = checkup.port_check("MQTT port", mqtt.host, mqtt.port, "mqtt.port")
+    else:
+        address = BrokerAddress.parse(mqtt.url, HUB_USER, place.hub_mqtt_secret())
+        broker = checkup.broker_check(address, f"{HUB_USER}-doctor")
+    checks = (
+        checkup.port_check("HTTP port", http.host, http.port, "http.port"),
+        broker,
+        checkup.redis_check(settings.redis.url),
+        checkup.database_check(database_url(settings, place)),
+        checkup.disk_check(place.path),
+    )
+    doctor.examine(checks, [(item.name, item.value) for item in settings.describe()], as_json=as_json)
+
+
+def main() -> None:
+    """Entry of the `feeder-hub` command: 0 fine, 1 it failed, 2 the command line or the settings are wrong."""
+    try:
+        app()
+    except HubError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)
+    except OperationalError as error:
+        typer.echo(f"The database cannot be used: {error.orig}. `feeder-hub doctor` says more.", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
