@@ -43,12 +43,8 @@ def desktop(
     site: Annotated[str, typer.Option(help="The site's id; it is the MQTT user name and client id as well.")],
     secret_file: Annotated[Path, typer.Option(help="The file that holds the site's MQTT secret.")],
     feeders: Annotated[int, typer.Option(min=1, max=1000, help="How many feeders: f1, f2, ...")] = 1,
-    time_zone: Annotated[
-        str, typer.Option(help="The farm's IANA time zone, until the hub sets one.")
-    ] = "UTC",
-    heartbeat_s: Annotated[
-        float, typer.Option(min=0.05, max=3600, help="Seconds between two heartbeats.")
-    ] = 20,
+    time_zone: Annotated[str, typer.Option(help="The farm's IANA time zone, until the hub sets one.")] = "UTC",
+    heartbeat_s: Annotated[float, typer.Option(min=0.05, max=3600, help="Seconds between two heartbeats.")] = 20,
     journal: Annotated[
         Path | None, typer.Option(help="The desktop's journal.  [default: data/desktop-SITE.sqlite]")
     ] = None,
@@ -56,9 +52,7 @@ def desktop(
     ca_file: Annotated[
         Path | None, typer.Option(help="Who signs the broker's certificate, if not a public CA.")
     ] = None,
-    tick_s: Annotated[
-        float, typer.Option(min=0.01, max=5, help="Seconds between two looks at the feeders.")
-    ] = 0.2,
+    tick_s: Annotated[float, typer.Option(min=0.01, max=5, help="Seconds between two looks at the feeders.")] = 0.2,
     once: Annotated[bool, typer.Option("--once", help="End when the connection fails or is lost.")] = False,
 ) -> None:
     """Play a site's desktop with its feeders, until SIGTERM or Ctrl-C.
@@ -82,9 +76,7 @@ def desktop(
     except (JournalUnusable, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     names = [f"f{number}" for number in range(1, feeders + 1)]
-    plc = Plc(
-        {name: Feeder(memory.registers(name) or _new_registers(time_zone, utc_now())) for name in names}
-    )
+    plc = Plc({name: Feeder(memory.registers(name) or _new_registers(time_zone, utc_now())) for name in names})
     rules = DesktopRules(site, plc, memory, sleepless_clock, topics, heartbeat_s=heartbeat_s)
     try:
         code = Desktop(rules, broker, tick_s=tick_s, once=once).run()

@@ -34,9 +34,7 @@ LONGEST_PAUSE_S: Final = 30.0
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long the broker may take to answer CONNECT and SUBSCRIBE."""
 FAREWELL_TIMEOUT_S: Final = 1.0
-REFUSED_LOGIN: Final = frozenset(
-    {"Bad user name or password", "Not authorized", "Client identifier not valid"}
-)
+REFUSED_LOGIN: Final = frozenset({"Bad user name or password", "Not authorized", "Client identifier not valid"})
 
 
 class Exit(IntEnum):
@@ -67,9 +65,7 @@ class Broker:
             raise ValueError("the address takes a host and a port only; the secret comes from its file")
         if parts.scheme == "mqtt":
             return cls(parts.hostname, parts.port or 1883, username, secret)
-        return cls(
-            parts.hostname, parts.port or 8883, username, secret, ssl.create_default_context(cafile=ca_file)
-        )
+        return cls(parts.hostname, parts.port or 8883, username, secret, ssl.create_default_context(cafile=ca_file))
 
 
 def sleepless_clock() -> float:
@@ -82,9 +78,7 @@ def sleepless_clock() -> float:
 class Desktop:
     """Runs the rules over connections to one broker, one after the other."""
 
-    def __init__(
-        self, rules: DesktopRules, broker: Broker, *, tick_s: float = 0.2, once: bool = False
-    ) -> None:
+    def __init__(self, rules: DesktopRules, broker: Broker, *, tick_s: float = 0.2, once: bool = False) -> None:
         self._rules = rules
         self._broker = broker
         self._tick_s = tick_s
@@ -223,9 +217,7 @@ class _Connection:
 
     # --- what the broker says -------------------------------------------------------------------------------
 
-    def _on_connect(
-        self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
-    ) -> None:
+    def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             self.login_refused = str(reason) in REFUSED_LOGIN
             log.error("the broker refuses %s: %s", self._broker.username, reason)
@@ -234,9 +226,7 @@ class _Connection:
         filters = [(topic_filter, 1) for topic_filter in self._rules.topics.desktop_filters(self._rules.site)]
         _, self._awaited_subscription = client.subscribe(filters)
 
-    def _on_subscribe(
-        self, client: mqtt.Client, _data: Any, packet_id: int, granted: Any, _properties: Any
-    ) -> None:
+    def _on_subscribe(self, client: mqtt.Client, _data: Any, packet_id: int, granted: Any, _properties: Any) -> None:
         if packet_id != self._awaited_subscription:
             return
         if any(code.is_failure for code in granted):

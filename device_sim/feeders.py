@@ -28,7 +28,7 @@ class Feeders:
                 journal.save_registers(name, plc[name].registers)
 
     def pass_time(self, now: datetime) -> None:
-        """Let time pass at the feeders, and keep and tell what happened; a latched stop reaches whom it can."""
+        """Let time pass at the feeders, and tell what happened; a latched stop reaches whom it can."""
         if self._journal.latched:
             orders.latch_all(self._plc, self._journal)
         for name, fact in self._plc.advance(now):

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS events (
 """
 
 
-class JournalUnusable(Exception):  # noqa: N818 - what is the matter
+class JournalUnusable(Exception):
     """The journal cannot be opened: another process has it, or the file is no journal."""
 
 
@@ -99,17 +99,13 @@ class Journal:
 
     def unfinished(self) -> list[tuple[str | None, Command]]:
         """(feeder or None for the site, command) of what was begun and has no outcome, oldest first."""
-        rows = self._database.execute(
-            "SELECT feeder, command FROM commands WHERE outcome IS NULL ORDER BY id"
-        )
+        rows = self._database.execute("SELECT feeder, command FROM commands WHERE outcome IS NULL ORDER BY id")
         return [(feeder, Command.model_validate_json(command)) for feeder, command in rows]
 
     def begin(self, command: Command, feeder: str | None) -> None:
         """Write the command and its stop epoch down, before anything acts on it."""
         with self.together():
-            self._database.execute(
-                "INSERT INTO commands VALUES (?, ?, ?, NULL)", (command.id, feeder, encode(command))
-            )
+            self._database.execute("INSERT INTO commands VALUES (?, ?, ?, NULL)", (command.id, feeder, encode(command)))
             self.set_stop(command.stop_epoch, latched=self.latched)
 
     def finish(self, outcome: Outcome) -> None:
@@ -163,9 +159,7 @@ class Journal:
 
     def config_version(self, feeder: str) -> int:
         """The version of the last config that was applied."""
-        (version,) = self._database.execute(
-            "SELECT config_version FROM feeders WHERE feeder = ?", (feeder,)
-        ).fetchone()
+        (version,) = self._database.execute("SELECT config_version FROM feeders WHERE feeder = ?", (feeder,)).fetchone()
         return int(version)
 
     def set_config_version(self, feeder: str, version: int) -> None:

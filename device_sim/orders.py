@@ -23,7 +23,7 @@ from hub.protocol.messages import (
 )
 
 
-class Refused(Exception):  # noqa: N818 - what happened; the command was at fault
+class Refused(Exception):
     """A rule refuses the command: the code, and what the reply says beside it."""
 
     def __init__(self, code: Code, detail: str | None = None, **answer: Any) -> None:
@@ -35,9 +35,7 @@ class Refused(Exception):  # noqa: N818 - what happened; the command was at faul
 
 def rejected(command_id: str, refused: Refused) -> Outcome:
     """The outcome of a refused command."""
-    return Outcome(
-        id=command_id, status="rejected", code=refused.code, detail=refused.detail, **refused.answer
-    )
+    return Outcome(id=command_id, status="rejected", code=refused.code, detail=refused.detail, **refused.answer)
 
 
 def arguments(command: Command) -> Model:
@@ -51,8 +49,7 @@ def arguments(command: Command) -> Model:
 def _what_is_wrong(error: ValidationError) -> Refused:
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     out_of_limits = all(
-        fault["type"] in ("greater_than_equal", "less_than_equal") or fault["loc"] == ("config",)
-        for fault in faults
+        fault["type"] in ("greater_than_equal", "less_than_equal") or fault["loc"] == ("config",) for fault in faults
     )
     detail = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
     return Refused(Code.LIMIT if out_of_limits else Code.BAD_ARGS, detail[:1000])
@@ -105,11 +102,7 @@ def _check_release(plc: Plc) -> None:
 def do(command: Command, args: Model, name: str | None, plc: Plc, journal: Journal) -> Outcome | None:
     """Do it and tell its outcome; None for a dose, which goes on and is told when it ends."""
     if name is None:
-        return (
-            _stop_all(command, plc, journal)
-            if command.name == "stop_all"
-            else _release(command, plc, journal)
-        )
+        return _stop_all(command, plc, journal) if command.name == "stop_all" else _release(command, plc, journal)
     feeder = plc[name]
     outcome: Outcome | None = Outcome(id=command.id, status="applied")
     match command.name, args:
@@ -179,9 +172,7 @@ def _set_config(command_id: str, order: SetConfig, name: str, feeder: Feeder, jo
     different = differences(order.config, read_back)
     if different:
         feeder.write_config(*before)
-        detail = ", ".join(
-            f"{f}: wrote {getattr(order.config, f)}, read {getattr(read_back, f)}" for f in different
-        )
+        detail = ", ".join(f"{f}: wrote {getattr(order.config, f)}, read {getattr(read_back, f)}" for f in different)
         status, code = "failed", Code.READ_BACK_DIFFERS
     else:
         journal.set_config_version(name, order.config_version)

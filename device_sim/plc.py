@@ -17,11 +17,11 @@ from hub.protocol.codes import Code
 from hub.protocol.messages import Condition, Control, FeederConfig
 
 
-class PlcLost(Exception):  # noqa: N818 - what happened, in the words of the contract
+class PlcLost(Exception):
     """The PLC does not answer."""
 
 
-class Interlocked(Exception):  # noqa: N818 - what happened; the PLC is right
+class Interlocked(Exception):
     """The PLC refuses to move, for this reason."""
 
     def __init__(self, code: Code) -> None:
@@ -167,7 +167,7 @@ class Feeder:
         """Turn the switch. In service nothing moves; leaving remote ends a dose, coming back starts none."""
         self.registers.control = control
         if control == "service":
-            self._end_feeding("service")
+            self._end_feeding(Code.NOT_REMOTE)
         elif control == "local":
             self.abort_dose(Code.NOT_REMOTE)
 

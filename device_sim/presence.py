@@ -96,15 +96,11 @@ class Presence:
             return False
         now_s = self._clock()
         if len(self._corrected_at_s) == MOST_CORRECTIONS_A_MINUTE and now_s - self._corrected_at_s[0] < 60:
-            log.warning(
-                "the heartbeat topic says offline again and again; the next regular heartbeat must do"
-            )
+            log.warning("the heartbeat topic says offline again and again; the next regular heartbeat must do")
             return False
         self._corrected_at_s.append(now_s)
         self.corrections += 1
-        log.info(
-            "the heartbeat topic says offline for session %s; saying again that we are here", said.session
-        )
+        log.info("the heartbeat topic says offline for session %s; saying again that we are here", said.session)
         return True
 
     def _warn_of_another_desktop(self, payload: bytes) -> None:

@@ -2,8 +2,8 @@
 
 What a command meets, in this order: retained, or not for this session: ignored. A `reply_to` that is not
 ours: ignored, and logged. Seen before: answered from the journal. An older stop epoch, the hub's time
-unknown, too late: refused. Wrong arguments, stopped, not on remote, stale: refused. Then it is journalled, done, read
-back, its outcome journalled, and answered.
+unknown, too late: refused. Wrong arguments, stopped, not on remote, stale: refused. Then it is journalled,
+done, read back, its outcome journalled, and answered.
 """
 
 import logging
@@ -160,9 +160,7 @@ class DesktopRules:
         if not is_stop and not self._is_ours(command):
             log.info("ignored %s %s: it was meant for another session", command.name, command.id)
         elif not self._may_answer(command.reply_to):
-            log.error(
-                "ignored %s %s: its reply_to %r is not ours", command.name, command.id, command.reply_to
-            )
+            log.error("ignored %s %s: its reply_to %r is not ours", command.name, command.id, command.reply_to)
         elif (name is not None) != (command.name in FEEDER_COMMANDS):
             self._outbox.outcome(command.reply_to, rejected(command.id, Refused(Code.UNKNOWN_COMMAND)), now)
         elif command.name in HOUSEKEEPING:
@@ -171,9 +169,7 @@ class DesktopRules:
             self._take_command(name, command, now)
 
     def _answer_what_is_not_understood(self, payload: bytes, error: ValidationError, now: datetime) -> None:
-        faults = "; ".join(
-            f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors(include_url=False)
-        )
+        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors(include_url=False))
         try:
             envelope = _Envelope.model_validate_json(payload)
         except ValidationError:
@@ -198,9 +194,7 @@ class DesktopRules:
             known = self.journal.find(command.id)
             if known is not None:
                 log.info("%s %s is here already", command.name, command.id)
-                self._outbox.outcome(
-                    command.reply_to, known.outcome or Outcome(id=command.id, status="running"), now
-                )
+                self._outbox.outcome(command.reply_to, known.outcome or Outcome(id=command.id, status="running"), now)
                 return
             self._check_epoch_and_time(command)
             args = orders.arguments(command)
@@ -214,9 +208,7 @@ class DesktopRules:
             outcome = rejected(command.id, refused)
             self.journal.finish(outcome)
         except PlcLost:
-            outcome = Outcome(
-                id=command.id, status="failed", code=Code.PLC_LOST, detail=MEANING[Code.PLC_LOST]
-            )
+            outcome = Outcome(id=command.id, status="failed", code=Code.PLC_LOST, detail=MEANING[Code.PLC_LOST])
             self.journal.finish(outcome)
         if outcome is None:
             self._outbox.reply(command.reply_to, Reply(id=command.id, status="received", at=now))
@@ -242,9 +234,7 @@ class DesktopRules:
         except Refused as refused:
             self._outbox.outcome(command.reply_to, rejected(command.id, refused), now)
         else:
-            self._outbox.reply(
-                command.reply_to, Reply(id=command.id, status="applied", outcomes=outcomes, at=now)
-            )
+            self._outbox.reply(command.reply_to, Reply(id=command.id, status="applied", outcomes=outcomes, at=now))
 
     def _outcome(self, command_id: str) -> Outcome:
         """What the journal says; a command that it does not know is void from now on, on disk."""

@@ -1,8 +1,8 @@
 """When a feeder's meals are due: the window in local time, the interval in elapsed time. No I/O.
 
 A window opens at its `start` and closes before its `end`, both at the first time that the clock shows them;
-where the clock jumps over them, at the first moment that exists. Meals go by elapsed seconds from the opening,
-so the hour that comes twice has its meals twice and none of them bunch up.
+where the clock jumps over them, at the first moment that exists. Meals go by elapsed seconds from the
+opening, so the hour that comes twice has its meals twice and none of them bunch up.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
