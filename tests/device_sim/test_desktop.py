@@ -135,22 +135,10 @@ def start(broker: int, tmp_path: Path) -> Iterator[Start]:
 
     def begin(*options: str, secret: str = "right", port: int = broker) -> "subprocess.Popen[bytes]":
         (tmp_path / "secret").write_text(secret + "\n")
-        arguments = ["--url", f"mqtt://127.0.0.1:{port}", "--site", SITE, "--secret-file", tmp_path / "secret"]
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "device_sim",
-                "desktop",
-                *arguments,
-                "--tick-s",
-                "0.05",
-                "--journal",
-                tmp_path / "journal.sqlite",
-                *options,
-            ],
-            stderr=subprocess.PIPE,
-        )
+        command = [sys.executable, "-m", "device_sim", "desktop", "--url", f"mqtt://127.0.0.1:{port}"]
+        command += ["--site", SITE, "--secret-file", str(tmp_path / "secret"), "--tick-s", "0.05"]
+        command += ["--journal", str(tmp_path / "journal.sqlite"), *options]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
         started.append(process)
         return process
 
