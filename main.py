@@ -8,6 +8,7 @@ import contextlib
 import errno
 import gc
 import hmac
+import resource
 import signal
 import socket
 import sys
@@ -72,6 +73,7 @@ class CannotStart(HubError):
 
 async def run(settings: Settings, *, with_demo: bool) -> None:
     """The whole hub, until SIGINT or SIGTERM. Raises HubError if it cannot start."""
+    allow_many_connections()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -92,6 +94,12 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
             await stop.wait()
             log.info("stopping")
     log.info("stopped")
+
+
+def allow_many_connections() -> None:
+    """Each connection needs an open file; take as many as the system lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.asynccontextmanager
@@ -287,7 +295,8 @@ async def say_hello(services: Services, listening: socket.socket, broker_url: st
             f"  The demo farm is site `{demo.SITE}` with feeders f1 ... f{demo.FEEDERS}. Change one of them:",
             "",
             f"  curl -i -X PATCH {base}/api/v1/sites/{demo.SITE}/feeders/f1/config \\",
-            f"    -H 'Authorization: Bearer {shown}' -H 'Content-Type: application/json' -d '{{\"meal_g\": 300}}'",
+            f'    -H "Authorization: Bearer {shown}" -H "Content-Type: application/json" \\',
+            "    -d '{\"meal_g\": 300}'",
         ]
     typer.echo("\n".join(["", *lines, ""]))
     sys.stdout.flush()

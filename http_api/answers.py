@@ -68,7 +68,8 @@ def answer_to(command: Command, *, asynchronous: bool) -> Response:
             )
         config = (command.result or {}).get("config", command.args["config"])
         return Response(_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
-    if state is S.RECEIVED or (asynchronous and state is S.SENT):
+    latched_anyway = command.name == "stop_all" and state in (S.SENT, S.UNKNOWN)
+    if state is S.RECEIVED or latched_anyway or (asynchronous and state is S.SENT):
         headers["Location"] = f"/api/v1/commands/{command.id}"
         body = {"command_id": command.id, "state": state}
         return Response(_json(body), 202, headers, "application/json")

@@ -44,6 +44,7 @@ def create_app(services: Services) -> Starlette:
                 for path, found in by_path.items()
             ),
             Route(PREFIX + "/openapi.json", openapi_json),
+            Route("/docs/problems", service.problem_page),
             Route("/healthz", service.healthz),
             Route("/readyz", service.readyz),
             Route("/metrics", service.metrics),

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -136,6 +137,9 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
         return await operation.handle(Call(request, services, caller, query, body))
     except HubError as error:
         return problem_of(error)
+    except (OperationalError, InterfaceError) as error:
+        log.error("the database does not answer", reason=str(error.orig))
+        return problem(problems.DATABASE_UNREACHABLE, "Nothing was sent. Try again soon.", {"Retry-After": "1"})
     except BodyTooLarge:
         return problem(problems.TOO_LARGE, f"A body has at most {services.max_body_bytes} bytes here.")
 

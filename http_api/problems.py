@@ -44,6 +44,7 @@ PLC_FAILED: Final = Problem(502, "plc-failed", "The PLC did not take it")
 LIVENESS_UNKNOWN: Final = Problem(503, "liveness-unknown", "Whether the desktop is alive cannot be known now")
 BROKER_UNREACHABLE: Final = Problem(503, "broker-unreachable", "The MQTT broker cannot be reached now")
 STORE_UNREACHABLE: Final = Problem(503, "store-unreachable", "Redis cannot be reached now")
+DATABASE_UNREACHABLE: Final = Problem(503, "database-unreachable", "The database cannot be reached now")
 OUTCOME_UNKNOWN: Final = Problem(504, "outcome-unknown", "No final answer in time; the outcome is being found out")
 INTERNAL: Final = Problem(500, "internal", "The hub made a mistake")
 
@@ -60,6 +61,10 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.BrokerUnreachable: BROKER_UNREACHABLE,
     StoreUnreachable: STORE_UNREACHABLE,
 }
+
+
+ALL: Final = tuple(kind for kind in list(globals().values()) if isinstance(kind, Problem))
+"""Every kind of problem there is."""
 
 
 def problem(kind: Problem, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:

@@ -9,9 +9,10 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import select
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from http_api.operations import Services
+from http_api.problems import ALL
 from hub.errors import Unavailable
 
 
@@ -32,6 +33,16 @@ async def readyz(request: Request) -> Response:
     )
     ready = all(part == "ok" for part in parts.values())
     return JSONResponse({"ready": ready, "parts": parts}, 200 if ready else 503)
+
+
+async def problem_page(_request: Request) -> Response:
+    """What the `type` of a problem leads to."""
+    rows = "\n".join(
+        f'<tr id="{kind.slug}"><td>{kind.status}</td><td><code>{kind.slug}</code></td><td>{kind.title}</td></tr>'
+        for kind in ALL
+    )
+    page = f"<!doctype html><html lang=en><title>Feeder Hub: problems</title><table>\n{rows}\n</table></html>\n"
+    return HTMLResponse(page)
 
 
 async def metrics(_request: Request) -> Response:

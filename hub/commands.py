@@ -15,9 +15,9 @@ from sqlmodel import Session, col, select
 from hub import settlement
 from hub.command_states import SETTLED, CommandState
 from hub.database import Database
-from hub.errors import BrokerUnreachable, NotFound
+from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound
 from hub.liveness import AliveSession, LivenessKeys
-from hub.models import Command, CommandStep, JsonObject, Site
+from hub.models import Command, CommandStep, JsonObject
 from hub.orders import Desk, Order, Placed, place, placed_before, to_message
 from hub.protocol.link import Link, NotConnected
 from hub.protocol.messages import Outcome, Reply, encode
@@ -59,7 +59,7 @@ class Commands:
     # --- from a caller -----------------------------------------------------------------------------------------
 
     async def send(self, order: Order, wait_s: float | None = None) -> Command:
-        """Place the order, publish it, and wait for its end, at most `wait_s` (None: its whole deadline).
+        """Place the order, publish it, and wait for its end, at most `wait_s` (None: as long as it may take to begin).
 
         The command as it then is: settled, or `sent`, `received` or `unknown`. Raises NotFound, InvalidOrder, Refused
         or Unavailable; then nothing was sent. An order that was placed before is not placed again.
@@ -69,6 +69,8 @@ class Commands:
             command = await self._database.read(lambda session: placed_before(session, order))
         if command is None:
             to, now = await self._addressee(order), utc_now()
+            if to is None:
+                wait_s = 0  # nobody is there to answer; the stop is latched and waits for them
             placed: Placed = await self._database.write(lambda session: place(session, order, to, self._desk, now))
             command = placed.command
             if placed.message is not None:
@@ -90,9 +92,12 @@ class Commands:
             return await self._end_of(command, end, wait_s)
 
     async def _addressee(self, order: Order) -> AliveSession | None:
-        """The living session to send to. An emergency stop goes out whoever is there."""
+        """The living session to send to; None for an emergency stop of a site that is not alive."""
         if order.name == "stop_all":
-            return None
+            try:
+                return await self._liveness.require_alive(order.site)
+            except (DesktopOffline, LivenessUnknown):
+                return None
         to = await self._liveness.require_alive(order.site)
         if not self._link.connected:
             raise BrokerUnreachable(
@@ -123,7 +128,7 @@ class Commands:
 
     async def _end_of(self, command: Command, end: asyncio.Future[Command], wait_s: float | None) -> Command:
         until_deadline_s = (command.deadline_at - utc_now()).total_seconds()
-        patience_s = until_deadline_s if wait_s is None else min(wait_s, until_deadline_s)
+        patience_s = min(self._desk.timeout_s if wait_s is None else wait_s, until_deadline_s)
         if wait_s == 0:
             return command
         try:
@@ -170,15 +175,11 @@ class Commands:
             self._tell(Settled(command, moved=True))
         return overdue
 
-    async def resend_stop(self, site: str) -> None:
-        """Tell a site that is back of its latched stop, under the id that it may know already."""
-        command = await self._database.read(lambda session: latched_stop(session, site))
-        if command is not None:
-            now = utc_now()
-            again = command.model_copy(
-                update={"created_at": now, "expires_at": now + timedelta(seconds=self._desk.timeout_s)}
-            )
-            self._publish(again)
+    def send_again(self, stop: Command) -> None:
+        """Publish a latched stop once more, under the id that the desktop may know already, with new times."""
+        now = utc_now()
+        expires_at = now + timedelta(seconds=self._desk.timeout_s)
+        self._publish(stop.model_copy(update={"created_at": now, "expires_at": expires_at}))
 
     def _tell(self, settled: Settled) -> None:
         command = settled.command
@@ -192,14 +193,6 @@ class Commands:
                 if not end.done():
                     end.set_result(command)
         self._stream.publish("command", command.site_id, brief(command))
-
-
-def latched_stop(session: Session, site: str) -> Command | None:
-    """The command that stopped the site, while its stop is latched."""
-    row = session.get(Site, site)
-    if row is None or row.stop_command_id is None:
-        return None
-    return session.get(Command, row.stop_command_id)
 
 
 def story(session: Session, command_id: str) -> list[CommandStep]:

@@ -48,7 +48,7 @@ class _Present:
     """A site's living session as this process heard of it."""
 
     to: AliveSession
-    pinged_at_s: float
+    told_time_at_s: float
     events_through: dict[str, int] = field(default_factory=dict)
 
 
@@ -71,21 +71,22 @@ class Conversation:
         present = self._present.get(site)
         return present is not None and present.to.session == session
 
-    async def tell_time(self, site: str, heartbeat: Heartbeat) -> None:
-        """Answer a heartbeat with a ping, before anybody may send this session anything. Raises NotFound."""
-        await self._ask(site, _addressee(heartbeat), "ping", {"session": heartbeat.session, "seq": heartbeat.seq})
-
-    async def hear(self, site: str, heartbeat: Heartbeat) -> None:
-        """A heartbeat of the living session; every minute it is answered with the time."""
-        now_s = time.monotonic()
+    def hear(self, site: str, heartbeat: Heartbeat) -> bool:
+        """A heartbeat has arrived; False if it is the first one of its session that this process hears."""
         if not self.knows(site, heartbeat.session):
-            self._present[site] = _Present(_addressee(heartbeat), pinged_at_s=now_s)
+            self._present[site] = _Present(_addressee(heartbeat), told_time_at_s=float("-inf"))
+            return False
+        self._present[site].to = _addressee(heartbeat)
+        return True
+
+    async def tell_time(self, site: str, heartbeat: Heartbeat) -> None:
+        """Answer a heartbeat with a ping, where the session was not told the time for a minute. Raises NotFound."""
+        present = self._present.get(site)
+        now_s = time.monotonic()
+        if present is None or now_s - present.told_time_at_s < PING_EVERY_S - heartbeat.interval_s / 2:
             return
-        present = self._present[site]
-        present.to = _addressee(heartbeat)
-        if now_s - present.pinged_at_s >= PING_EVERY_S - heartbeat.interval_s / 2:
-            present.pinged_at_s = now_s
-            await self.tell_time(site, heartbeat)
+        present.told_time_at_s = now_s
+        await self._ask(site, _addressee(heartbeat), "ping", {"session": heartbeat.session, "seq": heartbeat.seq})
 
     def forget(self, site: str, session: str | None = None) -> None:
         """The session is gone (None: the site is)."""
@@ -94,20 +95,22 @@ class Conversation:
 
     # --- what it says ------------------------------------------------------------------------------------------
 
-    async def welcome(self, site: str) -> None:
-        """A session has begun: ask about what is open, and repeat a latched stop."""
-        await self.report(site, at_once=True)
-        await self._commands.resend_stop(site)
+    async def ask_what_is_open(self, site: str, *, at_once: bool) -> None:
+        """Ask a site that is there what became of its open commands, and tell it again of a latched stop.
 
-    async def report(self, site: str, *, at_once: bool) -> None:
-        """Ask a site that is there what became of its open commands; one hub process does (a lease on the rows)."""
+        One hub process does (a lease on the rows). `at_once`: a session has begun, so every feeder's state is wanted.
+        """
         present = self._present.get(site)
         if present is None or not self._link.connected:
             return
         now = utc_now()
-        ids = await self._database.write(lambda session: settlement.lease_reports(session, site, now, at_once=at_once))
-        if ids or at_once:
-            await self._ask(site, present.to, "report", {"commands": ids})
+        open_ids, stop = await self._database.write(
+            lambda session: settlement.lease_questions(session, site, now, at_once=at_once)
+        )
+        if open_ids or at_once:
+            await self._ask(site, present.to, "report", {"commands": open_ids})
+        if stop is not None:
+            self._commands.send_again(stop)
 
     def thank_for_event(self, site: str, feeder: str, seq: int) -> None:
         """An event is stored for good; the desktop is told soon, together with others."""

@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import Counter
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlmodel import Session
 
 from hub import presence
@@ -31,6 +31,7 @@ from hub.protocol.messages import Event, Heartbeat, Offline, Reply, State
 from hub.protocol.times import rfc3339, utc_now
 from hub.protocol.topics import Address, Kind, Topics
 from hub.rejects import Rejects
+from hub.sites import get_site
 from hub.store import StoreUnreachable
 from hub.stream import LiveStream
 from hub.tasks import Tasks
@@ -93,7 +94,7 @@ class Ingest:
         while True:
             try:
                 await self._take[address.kind](address, message)
-            except (StoreUnreachable, DBAPIError) as error:
+            except (StoreUnreachable, OperationalError, InterfaceError) as error:
                 log.warning("message waits: its store is away", topic=message.topic, reason=str(error))
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
@@ -101,6 +102,9 @@ class Ingest:
                 await self._rejects.record(address.site, error.reason, str(error), message.topic, message.payload)
             except NotFound as error:
                 await self._rejects.record(address.site, "unknown", str(error), message.topic, message.payload)
+            except Exception as error:
+                log.exception("message could not be taken in", topic=message.topic)
+                await self._rejects.record(address.site, "internal", repr(error), message.topic, message.payload)
             MESSAGES.labels(address.kind).inc()
             message.acknowledge()
             return
@@ -118,23 +122,26 @@ class Ingest:
         waited_s = time.monotonic() - message.received_at_s
         if waited_s >= self._liveness.ttl_s:
             return
-        known = self._conversation.knows(site, said.session)
-        if not known:
+        known = self._conversation.hear(site, said)
+        if not known:  # it must know the time before anybody, seeing its key, sends it an order
             await self._conversation.tell_time(site, said)
         skew_s = (said.sent_at - utc_now()).total_seconds() + waited_s
         beat = await self._liveness.beat(site, said, skew_s, waited_s)
         if beat in (Beat.STALE, Beat.ENDED):
+            self._conversation.forget(site, said.session)
             return
-        await self._conversation.hear(site, said)
         if beat is not Beat.RENEWED or not known:
             await self._begin(site, said.session)
-        if beat is not Beat.RENEWED:
-            await self._conversation.welcome(site)
+        if beat is Beat.RENEWED:
+            await self._conversation.tell_time(site, said)
+        else:
+            await self._conversation.ask_what_is_open(site, at_once=True)
 
     async def _begin(self, site: str, session_id: str) -> None:
         now = utc_now()
 
         def work(session: Session) -> tuple[bool, bool]:
+            get_site(session, site)
             return presence.begin(session, site, session_id, now), presence.has_two_desktops(session, site, now)
 
         began, two_desktops = await self._database.write(work)

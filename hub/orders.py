@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sqlmodel import Session, select
 from ulid import ULID
 
+from hub import settlement
 from hub.command_states import CommandState
 from hub.errors import ConfigChanged, ConfigUnknown, Fault, InvalidOrder, KeyReused, NotFound, Stopped
 from hub.feeders import config_of, dose_duration, etag, faults_of, get_feeder, parse_config
@@ -25,7 +26,6 @@ from hub.protocol.topics import Topics
 FEEDER_COMMANDS: Final = frozenset({"set_config", "feed", "pause", "resume", "calibrate"})
 SITE_COMMANDS: Final = frozenset({"stop_all", "release", "ping", "report"})
 REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
-MAX_REPORTED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def placed_before(session: Session, order: Order) -> Command | None:
 
 
 def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, now: datetime) -> Placed:
-    """Check the order and write its row. `to` None: to whoever is there (stop_all only).
+    """Check the order and write its row. `to` None: nobody is there (stop_all only).
 
     Raises NotFound, InvalidOrder, Stopped, ConfigChanged, ConfigUnknown, KeyReused; then nothing is written.
     """
@@ -135,8 +135,9 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
         state=CommandState.SENT,
         actor=order.actor,
         hub_id=desk.hub_id,
-        session=None if to is None else to.session,
-        journal_id=None if to is None else to.journal_id,
+        # A stop is for whoever is there when it arrives, so it names no session.
+        session=None if to is None or order.name == "stop_all" else to.session,
+        journal_id=None if to is None or order.name == "stop_all" else to.journal_id,
         stop_epoch=site.stop_epoch,
         created_at=now,
         expires_at=expires_at,
@@ -195,7 +196,7 @@ def check_arguments(name: str, args: JsonObject) -> JsonObject:
 def reportable(session: Session, site: str, now: datetime) -> list[str]:
     """Commands of the site whose outcome is unknown and which the desktop cannot begin any more.
 
-    A stop is not asked about: it is sent again until it is confirmed.
+    A latched stop is not asked about: it is sent again until it is confirmed.
     """
     return list(
         session.exec(
@@ -207,7 +208,7 @@ def reportable(session: Session, site: str, now: datetime) -> list[str]:
                 Command.name != "stop_all",
             )
             .order_by(Command.id)
-            .limit(MAX_REPORTED)
+            .limit(settlement.MAX_REPORTED)
         )
     )
 

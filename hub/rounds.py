@@ -75,4 +75,4 @@ class Rounds:
     async def _ask_again(self) -> None:
         now = utc_now()
         for site in await self._database.read(lambda session: settlement.sites_to_ask(session, now)):
-            await self._conversation.report(site, at_once=False)
+            await self._conversation.ask_what_is_open(site, at_once=False)

@@ -18,6 +18,7 @@ from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome,
 
 FIRST_REPORT_AFTER: Final = timedelta(seconds=2)
 LONGEST_REPORT_PAUSE: Final = timedelta(seconds=60)
+MAX_REPORTED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +100,31 @@ def mark_overdue(session: Session, now: datetime, only: str | None = None) -> li
     )
 
 
-def lease_reports(session: Session, site: str, now: datetime, *, at_once: bool) -> list[str]:
-    """The commands to ask this site about now; whoever gets them here is the one hub process that asks.
+def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool) -> tuple[list[str], Command | None]:
+    """What to ask this site now: ids for a `report`, and the stop that is latched there and not yet confirmed.
 
-    `at_once`: a new session has begun, so the growing pauses start again.
+    Whoever gets them here is the one hub process that asks; the next one is due after a pause that grows. `at_once`: a
+    new session has begun, so the pauses start again, and a latched stop is repeated whether confirmed or not.
     """
+    row = session.get(Site, site)
+    latched = None if row is None else row.stop_command_id
     query = select(Command).where(
-        Command.site_id == site,
-        Command.state == CommandState.UNKNOWN,
-        Command.expires_at < now,
-        Command.name != "stop_all",
+        Command.site_id == site, Command.state == CommandState.UNKNOWN, Command.expires_at < now
     )
     if not at_once:
         query = query.where(col(Command.next_report_at) <= now)
-    leased = []
-    for command in session.exec(query.order_by(Command.id).limit(100).with_for_update(skip_locked=True)):
+    ids, stop = [], None
+    for command in session.exec(query.order_by(Command.id).limit(MAX_REPORTED).with_for_update(skip_locked=True)):
         command.report_count = 0 if at_once else command.report_count + 1
         command.next_report_at = now + min(FIRST_REPORT_AFTER * 2**command.report_count, LONGEST_REPORT_PAUSE)
         session.add(command)
-        leased.append(command.id)
-    return leased
+        if command.id == latched:
+            stop = command  # asking would make the desktop void it: it is sent again instead
+        else:
+            ids.append(command.id)
+    if at_once and latched is not None:
+        stop = session.get(Command, latched)
+    return ids, stop
 
 
 def sites_to_ask(session: Session, now: datetime) -> list[str]:
@@ -126,7 +132,6 @@ def sites_to_ask(session: Session, now: datetime) -> list[str]:
     query = select(Command.site_id).where(
         col(Command.settled_at).is_(None),
         Command.state == CommandState.UNKNOWN,
-        Command.name != "stop_all",
         col(Command.next_report_at) <= now,
     )
     return list(session.exec(query.distinct()))

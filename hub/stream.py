@@ -120,7 +120,7 @@ class LiveStream:
                     self._ready.set()
                 reply = await self._store.redis.xread({STREAM_KEY: last}, _READ_COUNT, _READ_BLOCK_MS)
             except (RedisError, OSError):
-                last = None  # Redis may come back empty, with ids that begin anew
+                # Ids are made of the time, so that those of a Redis that came back empty are newer all the same.
                 await asyncio.sleep(_PAUSE_AFTER_FAULT_S)
                 continue
             for item in _arrived(reply):
