@@ -29,11 +29,7 @@ def _skipped(config: pytest.Config) -> int:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if (
-        IN_CI
-        and _skipped(session.config)
-        and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    ):
+    if IN_CI and _skipped(session.config) and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -42,6 +38,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if IN_CI:
             terminalreporter.write_line(f"FAILED: {skipped} skipped, and in CI every test must run", red=True)
         else:
-            terminalreporter.write_line(
-                f"{skipped} skipped: NOT everything was tested, see above", yellow=True
-            )
+            terminalreporter.write_line(f"{skipped} skipped: NOT everything was tested, see above", yellow=True)

@@ -156,9 +156,7 @@ async def start_broker() -> AsyncIterator[StartBroker]:
 
         async def start(**options: Any) -> Place:
             refusals: list[Refusal] = []
-            broker = EmbeddedBroker(
-                BrokerOptions(**({"port": 0} | options)), authenticate, Topics(), refusals.append
-            )
+            broker = EmbeddedBroker(BrokerOptions(**({"port": 0} | options)), authenticate, Topics(), refusals.append)
             place = Place(await stack.enter_async_context(broker), refusals)
             stack.callback(lambda: [peer.drop() for peer in place.peers])
             return place

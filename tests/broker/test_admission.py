@@ -80,16 +80,12 @@ async def test_what_follows_a_good_connect_need_not_wait_for_the_connack(place):
 async def test_other_versions_of_mqtt_are_told_so(place, version):
     name, level = version
     peer = await place.socket()
-    peer.writer.write(
-        b"\x10" + bytes((7 + len(name),)) + bytes((0, len(name))) + name + bytes((level, 2, 0, 0, 0))
-    )
+    peer.writer.write(b"\x10" + bytes((7 + len(name),)) + bytes((0, len(name))) + name + bytes((level, 2, 0, 0, 0)))
     assert (await peer.receive()).code == 1  # [MQTT-3.1.2-2]
     assert await peer.closed() == []
 
 
-@pytest.mark.parametrize(
-    "first", [encode(Pingreq()), encode(Publish("a")), b"GET / HTTP/1.1\r\n\r\n", b"\0" * 9]
-)
+@pytest.mark.parametrize("first", [encode(Pingreq()), encode(Publish("a")), b"GET / HTTP/1.1\r\n\r\n", b"\0" * 9])
 async def test_anything_but_a_connect_first_closes_without_an_answer(place, first):
     peer = await place.socket()
     peer.writer.write(first)

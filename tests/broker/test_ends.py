@@ -24,9 +24,7 @@ async def test_a_newcomer_takes_the_place_of_the_old_connection(place):
 async def test_late_will_of_an_old_connection_never_overwrites_the_newcomer(place, clean):
     hub = await place.hub("fh/v1/+/heartbeat")
     await place.client("pond7", clean_session=clean, will=Will(HEARTBEAT, b"old offline", qos=1, retain=True))
-    new = await place.client(
-        "pond7", clean_session=clean, will=Will(HEARTBEAT, b"new offline", qos=1, retain=True)
-    )
+    new = await place.client("pond7", clean_session=clean, will=Will(HEARTBEAT, b"new offline", qos=1, retain=True))
     await new.publish(HEARTBEAT, b"online", retain=True)
     heard = [payload for _, payload, _, _ in await hub.messages()]
     assert heard == [b"old offline", b"online"]

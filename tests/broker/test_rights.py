@@ -8,9 +8,7 @@ HEARTBEAT = "fh/v1/pond7/heartbeat"
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
-@pytest.mark.parametrize(
-    "topic", ["fh/v1/pond8/heartbeat", "fh/v1/pond7/commands", "$SYS/broker/uptime", "elsewhere"]
-)
+@pytest.mark.parametrize("topic", ["fh/v1/pond8/heartbeat", "fh/v1/pond7/commands", "$SYS/broker/uptime", "elsewhere"])
 async def test_a_forbidden_publish_is_acknowledged_dropped_and_recorded(place, topic, qos):
     hub = await place.hub("fh/v1/#")
     site = await place.client("pond7")
@@ -56,9 +54,7 @@ async def test_a_forbidden_subscribe_is_refused_beside_those_that_are_granted(pl
     assert [refusal.topic for refusal in place.refusals] == [topic_filter]
 
 
-@pytest.mark.parametrize(
-    "topic", ["fh/v1/pond8/heartbeat", "$SYS/broker", "fh/v1/pond7/commands", "anything"]
-)
+@pytest.mark.parametrize("topic", ["fh/v1/pond8/heartbeat", "$SYS/broker", "fh/v1/pond7/commands", "anything"])
 async def test_a_will_on_a_foreign_topic_is_refused_with_its_connection(place, topic):
     hub = await place.hub("fh/v1/#")
     site = await place.socket()

@@ -23,9 +23,7 @@ def matches(topic_filter: str, topic: str) -> bool:
     if wanted[-1] == "#":
         wanted = wanted[:-1]
         levels = levels[: len(wanted)]
-    return len(wanted) == len(levels) and all(
-        w in ("+", level) for w, level in zip(wanted, levels, strict=True)
-    )
+    return len(wanted) == len(levels) and all(w in ("+", level) for w, level in zip(wanted, levels, strict=True))
 
 
 @given(st.lists(st.tuples(FILTERS, st.sampled_from("xyz"), st.integers(0, 2))), st.data(), TOPICS)

@@ -43,9 +43,7 @@ async def test_counters_tell_what_happened_and_what_is(place):
     await place.until("ended_lost")
     await site.publish("fh/v1/pond7/heartbeat")
     counters = place.broker.counters
-    assert {
-        name: counters[name] for name in ("clients_connected", "sessions", "messages_queued", "retained")
-    } == {
+    assert {name: counters[name] for name in ("clients_connected", "sessions", "messages_queued", "retained")} == {
         "clients_connected": 1,
         "sessions": 2,
         "messages_queued": 1,

@@ -80,18 +80,14 @@ def test_overrides_may_be_nested() -> None:
         ("FEEDER_HUB_LOG__LEVEL__X", "FEEDER_HUB_LOG__LEVEL"),
     ],
 )
-def test_a_misspelt_variable_stops_with_its_name_and_the_nearest_right_one(
-    variable: str, nearest: str
-) -> None:
+def test_a_misspelt_variable_stops_with_its_name_and_the_nearest_right_one(variable: str, nearest: str) -> None:
     text = faults({variable: "1"})
     assert f"{variable}: there is no such setting; did you mean {nearest}?" in text
 
 
 def test_a_misspelt_key_stops_with_its_name_and_the_nearest_right_one() -> None:
     text = faults(toml='hosts = "x"\n[htpp]\nport = 1\n[commands]\ntimeout = 3')
-    assert (
-        "htpp.port in faulty.toml: there is no such setting; did you mean http.port in faulty.toml?" in text
-    )
+    assert "htpp.port in faulty.toml: there is no such setting; did you mean http.port in faulty.toml?" in text
     assert "did you mean commands.timeout_s in faulty.toml?" in text
     assert "hosts in faulty.toml" in text
 
@@ -126,9 +122,7 @@ def test_a_file_that_is_missing_or_no_toml_is_named() -> None:
 
 
 def test_heartbeats_must_come_more_often_than_the_ttl() -> None:
-    assert "heartbeat_s (3) must be less than ttl_s (3)" in faults(
-        toml="liveness = {ttl_s = 3, heartbeat_s = 3}"
-    )
+    assert "heartbeat_s (3) must be less than ttl_s (3)" in faults(toml="liveness = {ttl_s = 3, heartbeat_s = 3}")
     assert "liveness.ttl_s" in faults(toml="[liveness]\nttl_s = 0")
     short = load({"liveness.ttl_s": 3, "liveness.heartbeat_s": 1}, environ={}).liveness
     assert (short.ttl_s, short.heartbeat_s) == (3.0, 1.0)

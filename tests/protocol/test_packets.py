@@ -34,9 +34,7 @@ from hub.protocol.packets import (
 )
 
 
-def connect_bytes(
-    flags: int = 0x02, payload: bytes = b"\0\1a", name: bytes = b"MQTT", level: int = 4
-) -> bytes:
+def connect_bytes(flags: int = 0x02, payload: bytes = b"\0\1a", name: bytes = b"MQTT", level: int = 4) -> bytes:
     body = len(name).to_bytes(2, "big") + name + bytes((level, flags)) + b"\0\x3c" + payload
     return bytes((0x10, len(body))) + body
 
@@ -95,10 +93,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("MQTT-4.7.3-1", b"\x30\2\0\0"),
     ("MQTT-3.3.2-2", b"\x30\3\0\1#"),
     ("MQTT-3.3.2-2", b"\x30\5\0\3a/+"),
-    *(
-        ("MQTT-2.3.1-1", packet)
-        for packet in (b"\x32\5\0\1a\0\0", b"\x32\4\0\1a\0", b"\x40\2\0\0", b"\x62\2\0\0")
-    ),
+    *(("MQTT-2.3.1-1", packet) for packet in (b"\x32\5\0\1a\0\0", b"\x32\4\0\1a\0", b"\x40\2\0\0", b"\x62\2\0\0")),
     *(("MQTT-2.3.1-1", packet) for packet in (b"\x82\6\0\0\0\1a\0", b"\xa2\5\0\0\0\1a", b"\x82\0")),
     ("MQTT-3.8.3-3", b"\x82\2\0\1"),
     ("MQTT-3.8.3-4", b"\x82\6\0\1\0\1a\3"),
@@ -175,9 +170,7 @@ def test_a_packet_declared_too_long_is_refused_before_its_body_comes() -> None:
         decoder.feed(b"\x7f")
 
 
-@pytest.mark.parametrize(
-    "packet", [Publish("a", b"", 1), Puback(0), Puback(65536), Publish("a/#"), Publish("")]
-)
+@pytest.mark.parametrize("packet", [Publish("a", b"", 1), Puback(0), Puback(65536), Publish("a/#"), Publish("")])
 def test_what_cannot_be_said_in_mqtt_is_not_encoded(packet: Packet) -> None:
     with pytest.raises(ValueError):
         encode(packet)
@@ -195,9 +188,7 @@ def test_wildcards_fill_nothing_less_than_whole_levels(text: str) -> None:
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 NAMES = TEXT.map(lambda text: text.replace("+", "p").replace("#", "h")).filter(bool)
-FILTERS = (
-    st.lists(st.sampled_from(["+", "a", "", "å", "$x"]), min_size=1, max_size=6).map("/".join).filter(bool)
-)
+FILTERS = st.lists(st.sampled_from(["+", "a", "", "å", "$x"]), min_size=1, max_size=6).map("/".join).filter(bool)
 IDS = st.integers(1, 65535)
 QOS = st.integers(0, 2)
 DATA = st.binary(max_size=300)
@@ -232,9 +223,7 @@ def test_any_packets_come_back_however_the_network_cuts_them(packets: list[Packe
 
 
 @settings(max_examples=500)
-@given(
-    st.lists(PACKETS, min_size=1, max_size=4), st.lists(st.tuples(st.integers(0, 600), st.binary(max_size=4)))
-)
+@given(st.lists(PACKETS, min_size=1, max_size=4), st.lists(st.tuples(st.integers(0, 600), st.binary(max_size=4))))
 def test_damaged_packets_are_malformed_and_nothing_worse(
     packets: list[Packet], damages: list[tuple[int, bytes]]
 ) -> None:
