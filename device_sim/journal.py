@@ -103,9 +103,11 @@ class Journal:
         return [(feeder, Command.model_validate_json(command)) for feeder, command in rows]
 
     def begin(self, command: Command, feeder: str | None) -> None:
-        """Write the command and its stop epoch down, before anything acts on it."""
+        """Write the command and its stop epoch down, before anything acts on it; once is enough."""
         with self.together():
-            self._database.execute("INSERT INTO commands VALUES (?, ?, ?, NULL)", (command.id, feeder, encode(command)))
+            self._database.execute(
+                "INSERT OR IGNORE INTO commands VALUES (?, ?, ?, NULL)", (command.id, feeder, encode(command))
+            )
             self.set_stop(command.stop_epoch, latched=self.latched)
 
     def finish(self, outcome: Outcome) -> None:

@@ -192,7 +192,9 @@ class DesktopRules:
         outcome: Outcome | None
         try:
             known = self.journal.find(command.id)
-            if known is not None:
+            # A stop that comes again while it holds is looked at anew: a feeder may have confirmed it meanwhile.
+            stop_holds = command.name == "stop_all" and self.journal.latched
+            if known is not None and not stop_holds:
                 log.info("%s %s is here already", command.name, command.id)
                 self._outbox.outcome(command.reply_to, known.outcome or Outcome(id=command.id, status="running"), now)
                 return

@@ -493,6 +493,18 @@ def test_a_feeder_that_a_stop_did_not_reach_is_named_and_stopped_when_it_is_back
     assert site.states("f2")[-1]["condition"] == "stopped"
 
 
+def test_a_stop_that_comes_again_while_it_holds_tells_what_is_confirmed_by_now(site: PlayedSite) -> None:
+    stop = site.command("stop_all", stop_epoch=1)
+    site.plc.cut.add("f2")
+    site.send(stop)
+    site.plc.cut.clear()
+    site.send(stop)
+    assert [reply["status"] for reply in site.replies(stop["id"])] == ["failed", "applied"]
+    site.order("release", stop_epoch=1)
+    site.send(stop)
+    assert site.plc["f1"].condition == "running"
+
+
 def test_a_release_is_for_the_whole_site_or_not_at_all(site: PlayedSite) -> None:
     site.order("stop_all", stop_epoch=1)
     site.plc.on_site("f2").switch("local")
