@@ -12,6 +12,7 @@ from http_api.operations import Call, Operation
 from http_api.schemas import EventsQuery
 from hub.accounts import Caller, Right
 from hub.errors import InvalidOrder, NotFound
+from hub.store import StoreUnreachable
 from hub.stream import Entry, LiveStream, StreamEnded, is_entry_id
 
 KEEP_ALIVE_EVERY_S: Final = 15.0
@@ -46,7 +47,7 @@ async def _lines(
                 continue
             try:
                 entry = coming.result()
-            except StreamEnded:
+            except (StreamEnded, StoreUnreachable):
                 return
             coming = asyncio.ensure_future(anext(entries))
             if caller.sees(entry.site) and site in (None, entry.site):

@@ -88,47 +88,51 @@ def grams_today(session: Session, site: Site, feeders: list[str], now: datetime)
     return {feeder: found.get(feeder, 0.0) for feeder in feeders}
 
 
-def take_config(
-    session: Session,
-    feeder: Feeder,
-    config: JsonObject,
-    version: int | None,
-    local_rev: int | None,
-    at: datetime,
+def take_answered_config(session: Session, feeder: Feeder, answer: JsonObject, at: datetime) -> None:
+    """The config that came with an answer to a command, unless something newer is known already."""
+    version = answer.get("config_version", feeder.reported_version or 0)
+    local_rev = answer.get("local_rev", feeder.local_rev)
+    if (version, local_rev) >= (feeder.reported_version or 0, feeder.local_rev):
+        _take_config(session, feeder, answer["config"], version, local_rev, at)
+
+
+def take_state(session: Session, site: str, feeder: str, state: State) -> Feeder | None:
+    """Store a reported state; None if it is no news. Raises NotFound.
+
+    A desktop with a new journal may have gone back in its versions: what it has now is the truth all the same.
+    """
+    row = get_feeder(session, site, feeder, lock=True)
+    if row.state_journal_id == state.journal_id and row.state_seq is not None and state.seq <= row.state_seq:
+        return None
+    _take_config(session, row, state.config.model_dump(), state.config_version, state.local_rev, state.at)
+    row.state_journal_id, row.state_seq, row.state_at = state.journal_id, state.seq, state.at
+    row.condition, row.control = state.condition, state.control
+    row.silo_g, row.next_meal_at = state.silo_g, state.next_meal_at
+    return row
+
+
+def _take_config(
+    session: Session, feeder: Feeder, config: JsonObject, version: int, local_rev: int, at: datetime
 ) -> None:
     """The farm's desktop has read this config back from the PLC. An edit made on the farm becomes a revision."""
-    if version is not None and feeder.reported_version is not None and version < feeder.reported_version:
-        return  # told late; something newer is known
-    edited_on_farm = local_rev is not None and local_rev > feeder.local_rev
+    edited_on_farm = local_rev > feeder.local_rev
     feeder.reported_config = config
-    feeder.reported_version = version if version is not None else (feeder.reported_version or 0)
-    feeder.local_rev = local_rev if local_rev is not None else feeder.local_rev
-    feeder.last_version = max(feeder.last_version, feeder.reported_version)
+    feeder.reported_version = version
+    feeder.local_rev = local_rev
+    feeder.last_version = max(feeder.last_version, version)
     session.add(feeder)
     if edited_on_farm:
         session.add(
             ConfigRevision(
                 site_id=feeder.site_id,
                 feeder_id=feeder.id,
-                version=feeder.reported_version,
-                local_rev=feeder.local_rev,
+                version=version,
+                local_rev=local_rev,
                 origin="local",
                 at=at,
                 config=config,
             )
         )
-
-
-def take_state(session: Session, site: str, feeder: str, state: State) -> Feeder | None:
-    """Store a reported state; None if it is no news. Raises NotFound."""
-    row = get_feeder(session, site, feeder, lock=True)
-    if row.state_journal_id == state.journal_id and row.state_seq is not None and state.seq <= row.state_seq:
-        return None
-    take_config(session, row, state.config.model_dump(), state.config_version, state.local_rev, state.at)
-    row.state_journal_id, row.state_seq, row.state_at = state.journal_id, state.seq, state.at
-    row.condition, row.control = state.condition, state.control
-    row.silo_g, row.next_meal_at = state.silo_g, state.next_meal_at
-    return row
 
 
 def settle_pending(session: Session, site: str, feeder: str, command_id: str, *, applied: bool) -> None:

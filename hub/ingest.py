@@ -42,6 +42,7 @@ MESSAGES = Counter("feeder_hub_messages_total", "MQTT messages taken in, by kind
 log = structlog.get_logger()
 
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
 
 
 class Rejected(Exception):
@@ -85,29 +86,28 @@ class Ingest:
         """In the event loop, in order; returns at once."""
         address = self._topics.parse(message.topic)
         if address is None or address.kind not in self._take:
-            log.warning("message on a topic that the contract does not know", topic=message.topic)
-            message.acknowledge()
-            return
-        self._tasks.start(self._take_in(address, message), f"take {address.kind}")
+            self._tasks.start(self._reject_topic(message), "reject topic")
+        else:
+            self._tasks.start(self._take_in(address, message), f"take {address.kind}")
+
+    async def _reject_topic(self, message: Message) -> None:
+        site = message.topic.removeprefix(self._topics.root + "/").split("/")[0]
+        detail = "the contract knows no such topic; ids are lower-case letters, digits, - and _"
+        await self._rejects.record(site, "unknown-topic", detail, message.topic, message.payload)
+        message.acknowledge()
 
     async def _take_in(self, address: Address, message: Message) -> None:
-        while True:
-            try:
-                await self._take[address.kind](address, message)
-            except (StoreUnreachable, OperationalError, InterfaceError) as error:
-                log.warning("message waits: its store is away", topic=message.topic, reason=str(error))
-                await asyncio.sleep(RETRY_PAUSE_S)
-                continue
-            except Rejected as error:
-                await self._rejects.record(address.site, error.reason, str(error), message.topic, message.payload)
-            except NotFound as error:
-                await self._rejects.record(address.site, "unknown", str(error), message.topic, message.payload)
-            except Exception as error:
-                log.exception("message could not be taken in", topic=message.topic)
-                await self._rejects.record(address.site, "internal", repr(error), message.topic, message.payload)
-            MESSAGES.labels(address.kind).inc()
-            message.acknowledge()
-            return
+        try:
+            await self._insist(message, lambda: self._take[address.kind](address, message))
+        except Rejected as error:
+            await self._rejects.record(address.site, error.reason, str(error), message.topic, message.payload)
+        except NotFound as error:
+            await self._rejects.record(address.site, "unknown", str(error), message.topic, message.payload)
+        except Exception as error:
+            log.exception("message could not be taken in", topic=message.topic)
+            await self._rejects.record(address.site, "internal", repr(error), message.topic, message.payload)
+        MESSAGES.labels(address.kind).inc()
+        message.acknowledge()
 
     # --- one kind each -----------------------------------------------------------------------------------------
 
@@ -115,27 +115,39 @@ class Ingest:
         site = address.site
         said = _read_heartbeat(message)
         if isinstance(said, Offline):
-            await self._take_offline(site, said)
+            await self._take_offline(site, said, message)
             return
         if message.retained:
             return  # a replay of something said earlier proves nothing
-        waited_s = time.monotonic() - message.received_at_s
-        if waited_s >= self._liveness.ttl_s:
-            return
         known = self._conversation.hear(site, said)
         if not known:  # it must know the time before anybody, seeing its key, sends it an order
-            await self._conversation.tell_time(site, said)
-        skew_s = (said.sent_at - utc_now()).total_seconds() + waited_s
-        beat = await self._liveness.beat(site, said, skew_s, waited_s)
+            await self._insist(message, lambda: self._conversation.tell_time(site, said))
+        beat = await self._insist(message, lambda: self._beat(site, said, message))
         if beat in (Beat.STALE, Beat.ENDED):
             self._conversation.forget(site, said.session)
             return
         if beat is not Beat.RENEWED or not known:
-            await self._begin(site, said.session)
+            await self._insist(message, lambda: self._begin(site, said.session))
         if beat is Beat.RENEWED:
             await self._conversation.tell_time(site, said)
         else:
-            await self._conversation.ask_what_is_open(site, at_once=True)
+            await self._insist(message, lambda: self._conversation.ask_what_is_open(site, at_once=True))
+
+    async def _beat(self, site: str, said: Heartbeat, message: Message) -> Beat:
+        waited_s = time.monotonic() - message.received_at_s
+        if waited_s >= self._liveness.ttl_s:
+            return Beat.STALE  # Redis was away for so long that this proves nothing any more
+        skew_s = (said.sent_at - utc_now()).total_seconds() + waited_s
+        return await self._liveness.beat(site, said, skew_s, waited_s)
+
+    async def _insist(self, message: Message, step: Callable[[], Awaitable[R]]) -> R:
+        """Do a step until its store is there. A step that was done is not done again when a later one has to wait."""
+        while True:
+            try:
+                return await step()
+            except (StoreUnreachable, OperationalError, InterfaceError) as error:
+                log.warning("message waits: its store is away", topic=message.topic, reason=str(error))
+                await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _begin(self, site: str, session_id: str) -> None:
         now = utc_now()
@@ -153,12 +165,14 @@ class Ingest:
             log.warning("two desktops of one site knock each other out", site=site)
             self._stream.publish("two-desktops", site, {"at": rfc3339(now)})
 
-    async def _take_offline(self, site: str, said: Offline) -> None:
-        ended = await self._liveness.end(site, said.session)
+    async def _take_offline(self, site: str, said: Offline, message: Message) -> None:
+        ended = await self._insist(message, lambda: self._liveness.end(site, said.session))
         self._conversation.forget(site, said.session)
         by = "shutdown" if said.reason == "shutdown" else "will"
         if ended:
-            await announce_end(self._database, self._stream, site, said.session, by, None)
+            await self._insist(
+                message, lambda: announce_end(self._database, self._stream, site, said.session, by, None)
+            )
 
     async def _take_state(self, address: Address, message: Message) -> None:
         state = _read(State, message)

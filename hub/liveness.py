@@ -75,6 +75,14 @@ return 'ended'
 )
 
 
+# KEYS: epoch, recovering. ARGV: the new epoch, ttl_ms (0: nobody can be alive).
+_BEGIN_EPOCH: Final = """
+if redis.call('SET', KEYS[1], ARGV[1], 'NX') and tonumber(ARGV[2]) > 0 then
+  redis.call('SET', KEYS[2], '1', 'PX', ARGV[2])
+end
+"""
+
+
 class Beat(StrEnum):
     """What a heartbeat did."""
 
@@ -212,12 +220,8 @@ class LivenessKeys:
 
     async def begin_epoch(self, *, recovering: bool) -> None:
         """Write the epoch key where it is missing; `recovering` False: it is certain that nobody is alive."""
-        ttl_ms = round(self.ttl_s * 1000) if recovering else 1
-        # The recovering key goes first: another process must never see a new epoch without it.
-        await self._store.calls(
-            ("SET", RECOVERING_KEY, "1", "PX", ttl_ms, "NX"),
-            ("SET", EPOCH_KEY, str(ULID()), "NX"),
-        )
+        ttl_ms = round(self.ttl_s * 1000) if recovering else 0
+        await self._store.call("EVAL", _BEGIN_EPOCH, 2, EPOCH_KEY, RECOVERING_KEY, str(ULID()), ttl_ms)
 
 
 def _liveness(site: str, facts: dict[str, str], pttl_ms: int, last_seen_ms: str | None, settled: bool) -> Liveness:

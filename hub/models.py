@@ -6,11 +6,9 @@ Times are UTC in whole milliseconds; grams are floats in g; ids are the contract
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKeyConstraint, Index, String, text
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKeyConstraint, Index, text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
-
-from hub.command_states import CommandState
 
 JsonObject = dict[str, Any]
 
@@ -102,7 +100,8 @@ class Command(SQLModel, table=True):
     feeder_id: str | None = Field(default=None, max_length=63)
     name: str = Field(max_length=32)
     args: JsonObject = _json()
-    state: CommandState = Field(sa_type=String(16))
+    state: str = Field(max_length=16)
+    """One of CommandState."""
     code: str | None = Field(default=None, max_length=64)
     detail: str | None = Field(default=None, max_length=1000)
     result: JsonObject | None = _json(default=None)

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from hub.command_states import SETTLED, CommandState, may_come_before
-from hub.feeders import get_feeder, settle_pending, take_config
+from hub.feeders import get_feeder, settle_pending, take_answered_config
 from hub.models import Command, CommandStep, JsonObject, Site
 from hub.protocol.codes import Code
 from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome, Reply, differences
@@ -54,7 +54,7 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
         return Settled(None, moved=False)
     if reply.status not in FINAL_STATUSES:
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
-        return Settled(_reread(session, command), moved)
+        return Settled(_as_it_is_now(session, command), moved)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
 
 
@@ -115,8 +115,9 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
         query = query.where(col(Command.next_report_at) <= now)
     ids, stop = [], None
     for command in session.exec(query.order_by(Command.id).limit(MAX_REPORTED).with_for_update(skip_locked=True)):
-        command.report_count = 0 if at_once else command.report_count + 1
-        command.next_report_at = now + min(FIRST_REPORT_AFTER * 2**command.report_count, LONGEST_REPORT_PAUSE)
+        asked = 0 if at_once else command.report_count
+        command.next_report_at = now + min(FIRST_REPORT_AFTER * 2 ** min(asked, 5), LONGEST_REPORT_PAUSE)
+        command.report_count = asked + 1
         session.add(command)
         if command.id == latched:
             stop = command  # asking would make the desktop void it: it is sent again instead
@@ -142,10 +143,11 @@ def _command_of(session: Session, site: str, command_id: str) -> Command | None:
     return command if command is not None and command.site_id == site else None
 
 
-def _reread(session: Session, command: Command) -> Command:
+def _as_it_is_now(session: Session, command: Command) -> Command:
+    """A copy: news that is taken in later within the same transaction must not change what is told of this one."""
     session.flush()
     session.refresh(command)
-    return command
+    return Command(**command.model_dump())
 
 
 def _result(answer: Answer) -> JsonObject:
@@ -172,22 +174,19 @@ def _settle(session: Session, command: Command, to: CommandState, answer: Answer
     if not advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None):
         return Settled(command, moved=False, contradiction=_contradiction(session, command, to, result))
     _follow_up(session, command, to, result, now)
-    return Settled(_reread(session, command), moved=True)
+    return Settled(_as_it_is_now(session, command), moved=True)
 
 
 def _contradiction(session: Session, command: Command, to: CommandState, result: JsonObject) -> str | None:
     """A final answer after another one: the same is a duplicate; for a dose the larger amount counts."""
     told, known = result.get("dispensed_g"), (command.result or {}).get("dispensed_g")
-    if told is not None and (known is None or told > known):
+    other_dose = told is not None and told != known
+    if other_dose and (known is None or told > known):
         command.result = (command.result or {}) | {"dispensed_g": told}
         session.add(command)
-    elif command.state == to:
-        return None
-    return (
-        f"{to} with {told} g came after {command.state} with {known} g"
-        if told != known
-        else f"{to} after {command.state}"
-    )
+    if other_dose:
+        return f"{to} with {told} g came after {command.state} with {known} g"
+    return None if command.state == to else f"{to} came after {command.state}"
 
 
 def _follow_up(session: Session, command: Command, to: CommandState, result: JsonObject, now: datetime) -> None:
@@ -195,7 +194,7 @@ def _follow_up(session: Session, command: Command, to: CommandState, result: Jso
     if command.name == "set_config" and command.feeder_id is not None:
         feeder = get_feeder(session, command.site_id, command.feeder_id, lock=True)
         if "config" in result:
-            take_config(session, feeder, result["config"], result.get("config_version"), result.get("local_rev"), now)
+            take_answered_config(session, feeder, result, now)
             session.flush()
         settle_pending(session, command.site_id, command.feeder_id, command.id, applied=to is CommandState.APPLIED)
     elif command.name == "release" and to is CommandState.APPLIED:

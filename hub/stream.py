@@ -48,6 +48,13 @@ class _Listener:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
 
+    async def woken(self) -> None:
+        """Wait until something was handed over. Raises StreamEnded once it was let go."""
+        if self.ended:
+            raise StreamEnded
+        self.arrived.clear()
+        await self.arrived.wait()
+
 
 class LiveStream:
     """`async with LiveStream(store, keep_events) as stream`. `keep_events`: about how many entries Redis keeps."""
@@ -57,7 +64,7 @@ class LiveStream:
         self._keep_events = keep_events
         self._listeners: set[_Listener] = set()
         self._reader: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
+        self._reading = False
 
     async def __aenter__(self) -> Self:
         self._reader = asyncio.create_task(self._read(), name="live-stream")
@@ -72,7 +79,7 @@ class LiveStream:
 
     def end_listeners(self) -> None:
         """Let every listener go: the hub stops."""
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             self._let_go(listener)
 
     def publish(self, kind: str, site: str, data: JsonObject) -> None:
@@ -84,12 +91,16 @@ class LiveStream:
         told.add_done_callback(functools.partial(_log_loss, kind, site))
 
     async def follow(self, after: str | None = None) -> AsyncGenerator[Entry, None]:
-        """Entries as they come; first those after the given id that are still kept. Raises StreamEnded."""
-        await self._ready.wait()
+        """Entries as they come; first those after the given id that are still kept.
+
+        Raises StreamEnded, or StoreUnreachable where what was missed cannot be read now.
+        """
         listener = _Listener()
         self._listeners.add(listener)
         last = after
         try:
+            while not self._reading:  # what comes after the first read is handed over; only then ask what was missed
+                await listener.woken()
             if after is not None:
                 for entry in await self._missed(after):
                     last = entry.id
@@ -99,10 +110,7 @@ class LiveStream:
                     entry = listener.backlog.popleft()
                     if last is None or _order(entry.id) > _order(last):
                         yield entry
-                if listener.ended:
-                    raise StreamEnded
-                listener.arrived.clear()
-                await listener.arrived.wait()
+                await listener.woken()
         finally:
             self._listeners.discard(listener)
 
@@ -112,15 +120,18 @@ class LiveStream:
 
     async def _read(self) -> None:
         last: str | None = None
+        lost_sight = True
         while True:
             try:
-                if last is None:
-                    newest = await self._store.redis.xrevrange(STREAM_KEY, count=1)
-                    last = _entry(newest[0]).id if newest else "0-0"
-                    self._ready.set()
+                if lost_sight:
+                    last = await self._where_to_go_on(last)
+                    lost_sight = False
+                    self._reading = True
+                    self._wake_all()
+                assert last is not None
                 reply = await self._store.redis.xread({STREAM_KEY: last}, _READ_COUNT, _READ_BLOCK_MS)
             except (RedisError, OSError):
-                # Ids are made of the time, so that those of a Redis that came back empty are newer all the same.
+                lost_sight = True
                 await asyncio.sleep(_PAUSE_AFTER_FAULT_S)
                 continue
             for item in _arrived(reply):
@@ -129,13 +140,26 @@ class LiveStream:
                 for listener in list(self._listeners):
                     self._hand(listener, entry)
 
+    async def _where_to_go_on(self, last: str | None) -> str:
+        """After the newest entry at first; later after the last one seen, unless Redis came back with older ids."""
+        newest = await self._store.redis.xrevrange(STREAM_KEY, count=1)
+        newest_id = _entry(newest[0]).id if newest else "0-0"
+        if last is None:
+            return newest_id
+        return last if _order(newest_id) >= _order(last) else "0-0"
+
     def _hand(self, listener: _Listener, entry: Entry) -> None:
         listener.backlog.append(entry)
         listener.arrived.set()
         if len(listener.backlog) > LISTENER_BACKLOG:
             self._let_go(listener)
 
+    def _wake_all(self) -> None:
+        for listener in self._listeners:
+            listener.arrived.set()
+
     def _let_go(self, listener: _Listener) -> None:
+        self._listeners.discard(listener)
         listener.ended = True
         listener.arrived.set()
 

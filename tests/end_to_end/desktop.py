@@ -99,9 +99,7 @@ class ScriptedDesktop:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, self.site, clean_session=True, reconnect_on_failure=False)
         client.username_pw_set(self.site, self._secret)
         client.will_set(f"{self.root}/heartbeat", self._offline(), qos=1, retain=True)
-        client.on_socket_open = lambda _client, _data, opened: opened.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )
+        client.on_socket_open = _without_delay
         client.on_connect = lambda client, *_: client.subscribe(
             [(f"{self.root}/commands", 1), (f"{self.root}/feeders/+/commands", 1)]
         )
@@ -223,6 +221,10 @@ class ScriptedDesktop:
         if order.name in ("stop_all", "release"):
             return {"feeders": {name: {"confirmed": True} for name in self.feeders}}
         return {}
+
+
+def _without_delay(_client: mqtt.Client, _data: Any, opened: Any) -> None:
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
