@@ -1,0 +1,89 @@
+"""The MQTT load generator: the hub's side of a raw request/response, on one connection as the hub has one.
+
+It publishes what the hub would publish for a change and waits for the desktop's reply; no rows, no liveness, no HTTP.
+The first line on stdin is {"port", "secret"}; then rounds (see load.py).
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from benchmarks.change import SITE, changes, config, feeder_ids, is_confirmed
+from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured, RoundOrder, Tally, serve_rounds
+from benchmarks.mqtt import MqttClient
+from hub.protocol.packets import Connect, Publish
+from hub.protocol.topics import Topics
+
+HUB: Final = "hub"
+_HUB_ID: Final = "load"
+_REPLY_TO: Final = Topics().replies(SITE, _HUB_ID)
+_COMMAND: Final = (
+    b'{"id":"%026d","name":"set_config","args":{"config":%b,"config_version":%d,"local_rev":0,"time_zone":"UTC"},'
+    b'"session":"01JD0000000000000000000000","journal_id":"01JD0000000000000000000000","stop_epoch":0,'
+    b'"reply_to":"' + _REPLY_TO.encode() + b'","issued_at":"2026-01-01T00:00:00.000Z",'
+    b'"expires_at":"2026-01-01T00:00:05.000Z"}'
+)
+
+
+class Exchange:
+    """All requests of one round, by id. `done` is set when every worker has had its last answer."""
+
+    def __init__(self, tally: Tally, order: RoundOrder) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tally = tally
+        self._topics = [Topics().commands(SITE, feeder) for feeder in feeder_ids(order.feeders)]
+        self._workers = [changes(n, order.concurrency, order.feeders) for n in range(order.concurrency)]
+        self._asked: dict[int, tuple[Iterator[tuple[int, int]], int, float]] = {}
+        self._last_id = 0
+
+    def begin(self, client: MqttClient) -> None:
+        self._client = client
+        for worker in self._workers:
+            self._send_next(worker)
+
+    @property
+    def unanswered(self) -> int:
+        return len(self._asked)
+
+    def _send_next(self, worker: Iterator[tuple[int, int]]) -> None:
+        if not self._tally.goes_on():
+            if not self._asked:
+                self.done.set_result(None)
+            return
+        feeder, meal_g = next(worker)
+        self._last_id += 1
+        payload = _COMMAND % (self._last_id, config(meal_g), self._last_id)
+        self._asked[self._last_id] = worker, meal_g, time.perf_counter()
+        self._client.publish(self._topics[feeder], payload)
+
+    def take(self, message: Publish) -> None:
+        reply = json.loads(message.payload)
+        worker, meal_g, sent_at_s = self._asked.pop(int(reply["id"]))
+        self._tally.answered(sent_at_s)
+        if reply["status"] != "applied" or not is_confirmed(meal_g, message.payload):
+            self._tally.failed(message.payload[:300].decode(errors="replace"))
+        self._send_next(worker)
+
+
+async def measure(order: RoundOrder, *, port: int, secret: str) -> Measured:
+    tally = Tally(order.seconds)
+    exchange = Exchange(tally, order)
+    connect = Connect(f"{HUB}-{_HUB_ID}", username=HUB, password=secret.encode())
+    client = await MqttClient.open(port, connect, (_REPLY_TO,), exchange.take)
+    tally.begin()
+    exchange.begin(client)
+    longest_s = order.seconds + LAST_ANSWERS_WITHIN_S
+    await asyncio.wait({exchange.done, client.lost}, timeout=longest_s, return_when=asyncio.FIRST_COMPLETED)
+    for _ in range(exchange.unanswered):
+        tally.failed("no reply")
+    client.close()
+    await client.lost
+    return tally.measured()
+
+
+if __name__ == "__main__":
+    serve_rounds(partial(measure, **json.loads(sys.stdin.readline())))

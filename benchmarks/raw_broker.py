@@ -1,0 +1,39 @@
+"""The product's embedded broker alone in a process: its rights and its client ids, for one hub and one site.
+
+Its one line on stdin is {"secret"}, the password of both; it says its {"port"} on stdout.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+
+import uvloop
+
+from benchmarks.change import SITE
+from benchmarks.mqtt_load import HUB
+from broker.guard import Refusal
+from broker.server import BrokerOptions, EmbeddedBroker
+from hub.protocol.topics import Identity, Topics
+
+
+def complain(refusal: Refusal) -> None:
+    print(refusal, file=sys.stderr, flush=True)
+
+
+async def run(secret: str) -> None:
+    identities = {HUB: Identity("hub", HUB), SITE: Identity("site", SITE)}
+
+    async def authenticate(username: str, password: bytes) -> Identity | None:
+        return identities.get(username) if password == secret.encode() else None
+
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with EmbeddedBroker(BrokerOptions(port=0), authenticate, Topics(), complain) as broker:
+        print(json.dumps({"port": broker.port}), flush=True)
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(**json.loads(sys.stdin.readline())))
