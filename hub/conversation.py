@@ -61,37 +61,48 @@ class Conversation:
         self._commands = commands
         self._desk = desk
         self._link = link
+        self._arriving: dict[str, _Present] = {}
         self._present: dict[str, _Present] = {}
         self._asked: dict[str, _Asked] = {}
 
     # --- who is there ------------------------------------------------------------------------------------------
 
-    def knows(self, site: str, session: str) -> bool:
-        """Whether this process has heard this session before."""
-        present = self._present.get(site)
-        return present is not None and present.to.session == session
-
     def hear(self, site: str, heartbeat: Heartbeat) -> bool:
-        """A heartbeat has arrived; False if it is the first one of its session that this process hears."""
-        if not self.knows(site, heartbeat.session):
-            self._present[site] = _Present(_addressee(heartbeat), told_time_at_s=float("-inf"))
-            return False
-        self._present[site].to = _addressee(heartbeat)
-        return True
+        """A heartbeat has arrived; False if its session is not (yet) the one that is present for this process.
+
+        Until `accept` or `dismiss` a new session is arriving: it can be spoken to, and takes nobody's place.
+        """
+        present = self._present.get(site)
+        if present is not None and present.to.session == heartbeat.session:
+            present.to = _addressee(heartbeat)
+            return True
+        self._arriving[site] = _Present(_addressee(heartbeat), told_time_at_s=float("-inf"))
+        return False
+
+    def accept(self, site: str, session: str) -> None:
+        """The heartbeat counted: its session is the one that is present."""
+        arriving = self._arriving.get(site)
+        if arriving is not None and arriving.to.session == session:
+            self._present[site] = self._arriving.pop(site)
+
+    def dismiss(self, site: str, session: str) -> None:
+        """The session is not, or not any longer, the one that is present."""
+        for known in (self._arriving, self._present):
+            if site in known and known[site].to.session == session:
+                del known[site]
 
     async def tell_time(self, site: str, heartbeat: Heartbeat) -> None:
         """Answer a heartbeat with a ping, where the session was not told the time for a minute. Raises NotFound."""
-        present = self._present.get(site)
+        present = self._who(site)
         now_s = time.monotonic()
         if present is None or now_s - present.told_time_at_s < PING_EVERY_S - heartbeat.interval_s / 2:
             return
         present.told_time_at_s = now_s
         await self._ask(site, _addressee(heartbeat), "ping", {"session": heartbeat.session, "seq": heartbeat.seq})
 
-    def forget(self, site: str, session: str | None = None) -> None:
-        """The session is gone (None: the site is)."""
-        if session is None or self.knows(site, session):
-            self._present.pop(site, None)
+    def _who(self, site: str) -> _Present | None:
+        """Who hears what is said now: the session that is arriving, else the one that is present."""
+        return self._arriving.get(site) or self._present.get(site)
 
     # --- what it says ------------------------------------------------------------------------------------------
 
@@ -114,7 +125,7 @@ class Conversation:
 
     def thank_for_event(self, site: str, feeder: str, seq: int) -> None:
         """An event is stored for good; the desktop is told soon, together with others."""
-        present = self._present.get(site)
+        present = self._who(site)
         if present is None:
             return
         if not present.events_through:

@@ -123,9 +123,11 @@ class Ingest:
         if not known:  # it must know the time before anybody, seeing its key, sends it an order
             await self._insist(message, lambda: self._conversation.tell_time(site, said))
         beat = await self._insist(message, lambda: self._beat(site, said, message))
+        if beat is Beat.ENDED or (beat is Beat.STALE and not known):
+            self._conversation.dismiss(site, said.session)
         if beat in (Beat.STALE, Beat.ENDED):
-            self._conversation.forget(site, said.session)
             return
+        self._conversation.accept(site, said.session)
         if beat is not Beat.RENEWED or not known:
             await self._insist(message, lambda: self._begin(site, said.session))
         if beat is Beat.RENEWED:
@@ -167,7 +169,7 @@ class Ingest:
 
     async def _take_offline(self, site: str, said: Offline, message: Message) -> None:
         ended = await self._insist(message, lambda: self._liveness.end(site, said.session))
-        self._conversation.forget(site, said.session)
+        self._conversation.dismiss(site, said.session)
         by = "shutdown" if said.reason == "shutdown" else "will"
         if ended:
             await self._insist(

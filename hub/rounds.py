@@ -67,7 +67,7 @@ class Rounds:
         for (site, session_id), live in zip(spans, await self._liveness.read([site for site, _ in spans]), strict=True):
             if live.alive is False:
                 await announce_end(self._database, self._stream, site, session_id, "expired", live.last_seen_at)
-                self._conversation.forget(site, session_id)
+                self._conversation.dismiss(site, session_id)
 
     async def _settle_overdue(self) -> None:
         await self._commands.mark_overdue()

@@ -6,7 +6,7 @@
 import re
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hub.protocol.limits import LIMITS, equal_within_tolerance, limited
 from hub.protocol.times import Instant
@@ -91,10 +91,20 @@ class PlcHealth(Model):
     connected: bool
 
 
+def _truth_value(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError("online is true or false")
+    return value
+
+
+Truth = BeforeValidator(_truth_value)
+"""A literal true equals 1 in Python, and would take it."""
+
+
 class Heartbeat(Model):
     """I am here. Every `interval_s` seconds, retained, QoS 1."""
 
-    online: Literal[True]
+    online: Annotated[Literal[True], Truth]
     session: SessionId = Field(description="new for every MQTT connection")
     seq: Count = Field(description="counts up within the session")
     sent_at: Instant
@@ -107,7 +117,7 @@ class Heartbeat(Model):
 class Offline(Model):
     """I am gone: the last will, or (with the reason `shutdown`) leaving on purpose."""
 
-    online: Literal[False]
+    online: Annotated[Literal[False], Truth]
     session: SessionId
     reason: Word | None = None
 
