@@ -178,7 +178,8 @@ def test_any_zone_is_read_and_utc_in_milliseconds_is_written(written: str, milli
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [("06:00", "19:30"), ("22:00", "04:00"), ("00:00", "24:00"), ("23:59", "00:00"), ("00:00", "00:01")]
+    ("start", "end"),
+    [("06:00", "19:30"), ("22:00", "04:00"), ("00:00", "24:00"), ("23:59", "00:00"), ("00:00", "00:01")],
 )
 def test_a_window_may_cross_midnight_or_last_all_day(start: str, end: str) -> None:
     config = read(FeederConfig, changed("config", "window", {"start": start, "end": end}))

@@ -1,0 +1,229 @@
+"""Real parts for the hub's tests: SQLite files, one embedded server, the live stream. Only the link is played."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import redis
+from pydantic import BaseModel
+from sqlmodel import Session
+
+from hub.database import Database
+from hub.liveness import AliveSession, LivenessKeys
+from hub.models import Command
+from hub.orders import ConfigOrder, Desk, Order, place
+from hub.protocol import messages
+from hub.protocol.link import Message, NotConnected
+from hub.protocol.messages import Heartbeat, Reply, State
+from hub.protocol.times import utc_now
+from hub.protocol.topics import Topics
+from hub.sites import add_site
+from hub.store import Store
+from hub.stream import LiveStream
+from hub.valkey import embedded_valkey
+
+SITE, FEEDER = "pond7", "f1"
+TOPICS = Topics()
+DESK = Desk("h1", TOPICS, timeout_s=10)
+TO = AliveSession("session-1", "journal-1", 1)
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+CONFIG: dict[str, Any] = {
+    "enabled": True,
+    "meal_g": 250.0,
+    "interval_s": 3600,
+    "window": {"start": "06:00", "end": "19:30"},
+    "daily_limit_g": 4000.0,
+    "feed_rate_g_per_s": 12.5,
+    "silo_low_g": 5000.0,
+}
+
+
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def heartbeat(session: str = "session-1", seq: int = 1, **fields: Any) -> Heartbeat:
+    said = {"online": True, "session": session, "seq": seq, "sent_at": utc_now(), "interval_s": 20, "agent": "test"}
+    return Heartbeat.model_validate({"journal_id": "journal-1"} | said | fields)
+
+
+def state(seq: int = 1, **fields: Any) -> State:
+    reported = {"config": CONFIG, "config_version": 1, "local_rev": 0, "condition": "running", "control": "remote"}
+    return State.model_validate({"seq": seq, "journal_id": "journal-1", "at": NOW} | reported | fields)
+
+
+def reply(command_id: str, status: str, **fields: Any) -> Reply:
+    return Reply.model_validate({"id": command_id, "status": status} | fields)
+
+
+# --- the database ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with two sites, made once and copied for each test."""
+    path = tmp_path_factory.mktemp("template") / "hub.sqlite"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    for site in (SITE, "pond8"):
+        database.write_now(lambda session, site=site: add_site(session, site, ["f1", "f2"], "Asia/Jerusalem", NOW))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+    database.close()
+    return path
+
+
+@pytest.fixture
+def database_url(_template: Path, tmp_path: Path) -> str:
+    """A database of the newest version with the sites pond7 and pond8, f1 and f2 each."""
+    shutil.copy(_template, tmp_path / "hub.sqlite")
+    return f"sqlite:///{tmp_path / 'hub.sqlite'}"
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+def session(database_url: str) -> Iterator[Session]:
+    """One transaction upon the tables, for the rules that need no event loop."""
+    database = Database(database_url)
+    with Session(database._write_engine, expire_on_commit=False) as session:
+        yield session
+    database.close()
+
+
+def order(name: str, feeder: str | None = FEEDER, site: str = SITE, **fields: Any) -> Order:
+    return Order(site, feeder, name, fields.pop("actor", "anna"), **fields)
+
+
+def config_order(site: str = SITE, feeder: str = FEEDER, **fields: Any) -> ConfigOrder:
+    """A change of the config: `args` is the whole of it if nothing else is given."""
+    args = fields.pop("args", CONFIG)
+    return ConfigOrder(site, feeder, "set_config", fields.pop("actor", "anna"), args=args, **fields)
+
+
+def placed(session: Session, ordered: Order, at: datetime = NOW, to: AliveSession | None = TO) -> Command:
+    return place(session, ordered, to, DESK, at).command
+
+
+# --- Redis -------------------------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _valkey(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    async with embedded_valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_url(_valkey: str) -> str:
+    """The address of an empty server."""
+    with redis.Redis.from_url(_valkey) as client:
+        client.flushall()
+    return _valkey
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[Store]:
+    async with Store(redis_url) as store:
+        yield store
+
+
+@pytest.fixture
+async def other_store(redis_url: str) -> AsyncIterator[Store]:
+    """The store of a second hub process."""
+    async with Store(redis_url) as store:
+        yield store
+
+
+@pytest.fixture
+async def no_store(tmp_path: Path) -> AsyncIterator[Store]:
+    """A Redis that is away."""
+    async with Store(f"unix://{tmp_path / 'nobody.sock'}") as store:
+        yield store
+
+
+TTL_S = 0.3
+
+
+@pytest.fixture
+async def keys(store: Store) -> LivenessKeys:
+    """Liveness with a short time to live, in an epoch that has begun: nobody is alive, and that is known."""
+    keys = LivenessKeys(store, TTL_S)
+    await keys.begin_epoch(recovering=False)
+    await until(lambda: is_settled(keys))
+    return keys
+
+
+async def is_settled(keys: LivenessKeys) -> bool:
+    return (await keys.read(["nobody"]))[0].alive is False
+
+
+@pytest.fixture
+async def stream(store: Store) -> AsyncIterator[LiveStream]:
+    async with LiveStream(store, keep_events=10_000) as stream:
+        yield stream
+
+
+async def until(true: Callable[[], Awaitable[Any]], within_s: float = 5.0) -> Any:
+    """Wait for it to be true, and return it."""
+    async with asyncio.timeout(within_s):
+        while not (found := await true()):
+            await asyncio.sleep(0.005)
+        return found
+
+
+# --- the link ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PlayedLink:
+    """A link without a broker: keeps what was published, hands messages in, and is away on demand."""
+
+    connected: bool = True
+    published: list[tuple[str, messages.Command]] = field(default_factory=list)
+    acknowledged: list[bytes] = field(default_factory=list)
+    receive: Callable[[Message], None] | None = None
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        if not self.connected:
+            raise NotConnected
+        self.published.append((topic, messages.Command.model_validate_json(payload)))
+
+    def hand(self, topic: str, said: BaseModel | bytes, *, retained: bool = False, age_s: float = 0) -> Message:
+        """A message arrives, `age_s` ago."""
+        payload = said if isinstance(said, bytes) else messages.encode(said)
+        message = Message(topic, payload, retained, time.monotonic() - age_s, lambda: self.acknowledged.append(payload))
+        assert self.receive is not None
+        self.receive(message)
+        return message
+
+    async def take(self, topic: str, said: BaseModel | bytes, **how: Any) -> None:
+        """A message arrives and is acknowledged."""
+        before = len(self.acknowledged)
+        self.hand(topic, said, **how)
+        await until(lambda: self._more_than(before))
+
+    async def _more_than(self, before: int) -> bool:
+        return len(self.acknowledged) > before
+
+    def said(self, name: str | None = None) -> list[messages.Command]:
+        """What was published, by name."""
+        return [command for _, command in self.published if name in (None, command.name)]
+
+    async def told(self, name: str, count: int = 1) -> messages.Command:
+        """The newest command of that name, when so many were published."""
+
+        async def enough() -> bool:
+            return len(self.said(name)) >= count
+
+        await until(enough)
+        return self.said(name)[-1]
