@@ -25,36 +25,46 @@ HEARTBEAT = TOPICS.heartbeat(SITE)
 PATIENCE_S = 20.0
 
 
-def free_port() -> int:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for_port(port: int) -> None:
-    gives_up_at_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < gives_up_at_s:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-    raise TimeoutError(f"nothing listens on {port}")
+@pytest.fixture
+def nobodys_port() -> Iterator[int]:
+    """A port that is taken and on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
+
+
+def start_mosquitto(program: str, passwords: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    """Mosquitto cannot choose a port itself, and one that was free may be taken when it gets there: then another."""
+    for _ in range(5):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        config = passwords.with_name("mosquitto.conf")
+        config.write_text(
+            f"listener {port} 127.0.0.1\npassword_file {passwords}\nset_tcp_nodelay true\n"
+            f"user {os.environ.get('USER', 'root')}\n"
+        )
+        process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
+        while process.poll() is None:
+            if listens(port):
+                return process, port
+    raise RuntimeError("mosquitto does not start")
 
 
 @pytest.fixture
 def broker(needs_program: Callable[[str], str], tmp_path: Path) -> Iterator[int]:
     """A mosquitto that knows the site and a hub; its port."""
-    port = free_port()
     passwords = tmp_path / "passwords"
     maker = needs_program("mosquitto_passwd")
-    for number, user in enumerate((SITE, "hub")):
-        subprocess.run([maker, "-b", *(["-c"] if number == 0 else []), passwords, user, "right"], check=True)
-    config = tmp_path / "mosquitto.conf"
-    config.write_text(
-        f"listener {port} 127.0.0.1\npassword_file {passwords}\nallow_anonymous false\nset_tcp_nodelay true\n"
-        f"user {os.environ.get('USER', 'root')}\n"
-    )
-    with subprocess.Popen([needs_program("mosquitto"), "-c", config], stderr=subprocess.DEVNULL) as process:
-        wait_for_port(port)
+    for options in (["-c", "-b", passwords, SITE], ["-b", passwords, "hub"]):
+        subprocess.run([maker, *options, "right"], check=True)
+    process, port = start_mosquitto(needs_program("mosquitto"), passwords)
+    with process:
         yield port
         process.terminate()
 
@@ -214,10 +224,9 @@ def test_a_refused_login_ends_the_process_with_its_own_code(start: Start) -> Non
     assert b"the broker refuses pond7: Not authorized" in said
 
 
-def test_without_a_broker_it_keeps_trying_until_a_signal_or_once(start: Start) -> None:
-    nobody = free_port()
-    assert start("--once", port=nobody).wait(PATIENCE_S) == 4
-    process = start(port=nobody)
+def test_without_a_broker_it_keeps_trying_until_a_signal_or_once(start: Start, nobodys_port: int) -> None:
+    assert start("--once", port=nobodys_port).wait(PATIENCE_S) == 4
+    process = start(port=nobodys_port)
     assert process.stderr is not None
     while b"no connection to" not in process.stderr.readline():
         pass
