@@ -1,7 +1,9 @@
 """Real parts for the hub's tests: SQLite files, one embedded server, the live stream. Only the link is played."""
 
 import asyncio
+import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,13 +93,23 @@ async def database(database_url: str) -> AsyncIterator[Database]:
         yield database
 
 
-@pytest.fixture
-def session(database_url: str) -> Iterator[Session]:
-    """One transaction upon the tables, for the rules that need no event loop."""
-    database = Database(database_url)
-    with Session(database._write_engine, expire_on_commit=False) as session:
-        yield session
+@pytest.fixture(scope="session")
+def _in_memory() -> Iterator[Database]:
+    database = Database("sqlite://")
+    yield database
     database.close()
+
+
+@pytest.fixture
+def session(_template: Path, _in_memory: Database) -> Iterator[Session]:
+    """One transaction upon the same tables in memory, for the rules that need no event loop."""
+    with Session(_in_memory._write_engine, expire_on_commit=False) as session:
+        into = session.connection().connection.driver_connection
+        assert isinstance(into, sqlite3.Connection)
+        session.rollback()
+        with contextlib.closing(sqlite3.connect(_template)) as template:
+            template.backup(into)
+        yield session
 
 
 def order(name: str, feeder: str | None = FEEDER, site: str = SITE, **fields: Any) -> Order:
