@@ -21,6 +21,7 @@ from hub.errors import HubError, InvalidOrder, NotFound
 from hub.feeders import faults_of
 from hub.liveness import LivenessKeys
 from hub.protocol.link import Link
+from hub.protocol.topics import is_id, is_ulid
 from hub.rejects import Rejects
 from hub.store import Store
 from hub.stream import LiveStream
@@ -126,9 +127,10 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
             detail = "Send a token: Authorization: Bearer <token>. `feeder-hub token add` makes one."
             return problem(problems.NO_LOGIN, detail, {"WWW-Authenticate": "Bearer"})
         site = request.path_params.get("site")
-        if site is not None and not caller.sees(site):
-            raise NotFound(f"There is no site {site}.")
-        if not caller.may(operation.right):
+        if not _may_exist(request.path_params) or (site is not None and not caller.sees(site)):
+            raise NotFound(f"There is nothing at {request.url.path}.")
+        beyond_its_site = site is None and caller.site is not None and operation.right is Right.ADMINISTER
+        if not caller.may(operation.right) or beyond_its_site:
             return problem(problems.NOT_ALLOWED, f"This needs the right to {operation.right}; you are {caller.role}.")
         query = read_query(operation.query, request)
         body = None
@@ -142,6 +144,11 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
         return problem(problems.DATABASE_UNREACHABLE, "Nothing was sent. Try again soon.", {"Retry-After": "1"})
     except BodyTooLarge:
         return problem(problems.TOO_LARGE, f"A body has at most {services.max_body_bytes} bytes here.")
+
+
+def _may_exist(path_params: Mapping[str, str]) -> bool:
+    """Whether these could be ids at all."""
+    return all(is_ulid(text) if name == "command" else is_id(text) for name, text in path_params.items())
 
 
 def read_query(model: type[Q], request: Request) -> Q:

@@ -8,7 +8,7 @@ from hub.command_states import CommandState
 from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import Command, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
-from hub.protocol.messages import FeederConfig
+from hub.protocol.messages import FeederConfig, Window
 from hub.protocol.times import Instant
 from hub.protocol.topics import Id
 
@@ -30,10 +30,18 @@ class View(BaseModel):
 # --- requests ---------------------------------------------------------------------------------------------------
 
 
+class WindowBody(Window):
+    """When meals may start: [start, end) in the site's time zone; it may cross midnight."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class ConfigBody(FeederConfig):
     """The whole config of a feeder."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
+
+    window: WindowBody
 
 
 class WindowPatch(Body):

@@ -18,7 +18,7 @@ from hub.database import Database
 from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound
 from hub.liveness import AliveSession, LivenessKeys
 from hub.models import Command, CommandStep, JsonObject
-from hub.orders import Desk, Order, Placed, place, placed_before, to_message
+from hub.orders import Desk, Order, Placed, check_target, place, placed_before, to_message
 from hub.protocol.link import Link, NotConnected
 from hub.protocol.messages import Outcome, Reply, encode
 from hub.protocol.times import rfc3339, utc_now
@@ -68,7 +68,11 @@ class Commands:
         if order.key is not None:
             command = await self._database.read(lambda session: placed_before(session, order))
         if command is None:
-            to, now = await self._addressee(order), utc_now()
+            try:
+                to, now = await self._addressee(order), utc_now()
+            except (DesktopOffline, LivenessUnknown):
+                await self._database.read(lambda session: check_target(session, order))  # not there is not away
+                raise
             if to is None:
                 wait_s = 0  # nobody is there to answer; the stop is latched and waits for them
             placed: Placed = await self._database.write(lambda session: place(session, order, to, self._desk, now))

@@ -22,6 +22,7 @@ from hub.models import Command, CommandStep, ConfigRevision, Feeder, Idempotency
 from hub.protocol import messages
 from hub.protocol.messages import ARGUMENTS, FeederConfig
 from hub.protocol.topics import Topics
+from hub.sites import get_site
 
 FEEDER_COMMANDS: Final = frozenset({"set_config", "feed", "pause", "resume", "calibrate"})
 SITE_COMMANDS: Final = frozenset({"stop_all", "release", "ping", "report"})
@@ -161,6 +162,13 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
             )
         )
     return Placed(command, to_message(command, desk.topics))
+
+
+def check_target(session: Session, order: Order) -> None:
+    """Raises NotFound where there is no such site or feeder."""
+    get_site(session, order.site)
+    if order.feeder is not None:
+        get_feeder(session, order.site, order.feeder)
 
 
 def to_message(command: Command, topics: Topics) -> messages.Command:

@@ -20,6 +20,7 @@ from pydantic import StringConstraints
 ID_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 ULID_PATTERN: Final = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _ID = re.compile(ID_PATTERN[:-1] + r"\Z")
+_ULID = re.compile(ULID_PATTERN[:-1] + r"\Z")
 
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Ulid = Annotated[str, StringConstraints(pattern=ULID_PATTERN)]
@@ -31,6 +32,11 @@ RESERVED_NAMES: Final = frozenset({"hub", "monitor", "admin"})
 def is_id(text: str) -> bool:
     """Whether the text may name a site, a feeder or a hub process."""
     return _ID.match(text) is not None
+
+
+def is_ulid(text: str) -> bool:
+    """Whether the text may name a command or an event."""
+    return _ULID.match(text) is not None
 
 
 class Kind(StrEnum):
