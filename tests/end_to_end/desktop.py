@@ -59,6 +59,10 @@ class Feeder:
     state_seq: int = 0
 
 
+class NotLetIn(Exception):
+    """The broker does not accept the connection or grant the subscriptions."""
+
+
 Answer = Callable[["ScriptedDesktop", Order], None]
 
 
@@ -78,7 +82,8 @@ class ScriptedDesktop:
         self.journal_id = str(ULID())
         self.session = ""
         self.root = f"fh/v1/{site}"
-        self._port, self._secret, self._heartbeat_s = port, secret, heartbeat_s
+        self.secret = secret
+        self._port, self._heartbeat_s = port, heartbeat_s
         self._seq = 0
         self._client: mqtt.Client | None = None
         self._leaving = threading.Event()
@@ -91,13 +96,13 @@ class ScriptedDesktop:
 
     # --- the session --------------------------------------------------------------------------------------------
 
-    def connect(self, *, beating: bool = True) -> Self:
-        """A new session: connected and subscribed, and (beating) with its first heartbeat sent."""
+    def connect(self, *, beating: bool = True, within_s: float = 5.0) -> Self:
+        """A new session: connected and subscribed, and (beating) with its first heartbeat sent. Raises NotLetIn."""
         self.session, self._seq = str(ULID()), 0
         self._leaving = threading.Event()
         subscribed = threading.Event()
         client = mqtt.Client(CallbackAPIVersion.VERSION2, self.site, clean_session=True, reconnect_on_failure=False)
-        client.username_pw_set(self.site, self._secret)
+        client.username_pw_set(self.site, self.secret)
         client.will_set(f"{self.root}/heartbeat", self._offline(), qos=1, retain=True)
         client.on_socket_open = _without_delay
         client.on_connect = lambda client, *_: client.subscribe(
@@ -108,7 +113,9 @@ class ScriptedDesktop:
         self._client = client
         client.connect("127.0.0.1", self._port, keepalive=5)
         client.loop_start()
-        assert subscribed.wait(5), "the broker does not grant the subscriptions"
+        if not subscribed.wait(within_s):
+            self._finish()
+            raise NotLetIn
         if beating:
             self.beat()
             self.tell_states()
@@ -119,7 +126,8 @@ class ScriptedDesktop:
     def leave(self) -> None:
         """End the session on purpose."""
         if self._client is not None and self.client.is_connected():
-            self.publish("heartbeat", {"online": False, "session": self.session, "reason": "shutdown"}, retain=True)
+            farewell = {"online": False, "session": self.session, "reason": "shutdown"}
+            self.publish("heartbeat", farewell, retain=True).wait_for_publish(2)
             self.client.disconnect()
         self._finish()
 
@@ -130,6 +138,11 @@ class ScriptedDesktop:
         opened.shutdown(socket.SHUT_RDWR)
         self._finish()
 
+    def wait_cut_off(self) -> None:
+        """Wait until the broker has ended the connection."""
+        until(lambda: not self.client.is_connected())
+        self._finish()
+
     def _finish(self) -> None:
         self._leaving.set()
         if self._beats is not None:
@@ -137,6 +150,8 @@ class ScriptedDesktop:
             self._beats = None
         if self._client is not None:
             self._client.loop_stop()
+            if (opened := self._client.socket()) is not None:
+                opened.close()
             self._client = None
 
     def _beat_on(self, leaving: threading.Event) -> None:
@@ -164,9 +179,9 @@ class ScriptedDesktop:
 
     # --- what it says -------------------------------------------------------------------------------------------
 
-    def publish(self, topic: str, said: dict[str, Any] | bytes, *, retain: bool = False) -> None:
+    def publish(self, topic: str, said: dict[str, Any] | bytes, *, retain: bool = False) -> mqtt.MQTTMessageInfo:
         payload = said if isinstance(said, bytes) else json.dumps(said).encode()
-        self.client.publish(f"{self.root}/{topic}", payload, qos=1, retain=retain)
+        return self.client.publish(f"{self.root}/{topic}", payload, qos=1, retain=retain)
 
     def tell_states(self) -> None:
         for name, feeder in self.feeders.items():

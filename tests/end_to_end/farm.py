@@ -33,7 +33,9 @@ class Site:
         found: bool | None = self.get("/liveness")["alive"]
         return found
 
-    def put_config(self, feeder: str = "f1", headers: dict[str, str] | None = None, **changed: Any) -> httpx.Response:
+    def put_config(
+        self, feeder: str = "f1", *, headers: dict[str, str] | None = None, **changed: Any
+    ) -> httpx.Response:
         return self.api.put(self.path(f"/feeders/{feeder}/config"), json=CONFIG | changed, headers=headers)
 
     def feed(self, feeder: str, grams: float, key: str, **headers: str) -> httpx.Response:

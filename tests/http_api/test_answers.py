@@ -26,7 +26,7 @@ def away(scene: Scene) -> None:
 
 def stopped(scene: Scene) -> None:
     assert scene.site.order("stop_all").status_code == 200
-    scene.desktop.orders.clear()
+    scene.look_away()
 
 
 def desktop_is(answer: Answer) -> Given:
@@ -40,11 +40,11 @@ def in_flight(scene: Scene) -> None:
     scene.desktop.answer = silent
     assert put(headers={"Prefer": "respond-async"})(scene).status_code == 202
     scene.desktop.ordered("set_config")
-    scene.desktop.orders.clear()
+    scene.look_away()
 
 
 def put(feeder: str = "f1", headers: dict[str, str] | None = None, **changed: Any) -> Request:
-    return lambda scene: scene.site.put_config(feeder, headers, **changed)
+    return lambda scene: scene.site.put_config(feeder, headers=headers, **changed)
 
 
 def put_upon_current(scene: Scene) -> httpx.Response:
@@ -75,13 +75,13 @@ def site_command(name: str, **headers: str) -> Request:
 
 def after_another_body(scene: Scene) -> httpx.Response:
     assert scene.site.put_config(headers={"Idempotency-Key": scene.site.name}, meal_g=200).status_code == 200
-    scene.desktop.orders.clear()
+    scene.look_away()
     return scene.site.put_config(headers={"Idempotency-Key": scene.site.name}, meal_g=201)
 
 
 def after_the_same(scene: Scene) -> httpx.Response:
     assert scene.site.put_config(headers={"Idempotency-Key": scene.site.name}).status_code == 200
-    scene.desktop.orders.clear()
+    scene.look_away()
     return scene.site.put_config(headers={"Idempotency-Key": scene.site.name})
 
 
