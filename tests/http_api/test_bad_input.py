@@ -3,6 +3,7 @@
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from tests.http_api.conftest import Scene, faulty_fields, problem
 
 JSON = {"Content-Type": "application/json"}
 WRONG_SITES = ("", "Pond", "-a", "a" * 64, "a b", "møre", "a/b", "+", "a\n", "hub", "hub-2", "admin")
-WRONG_FEEDERS = (0, -1, 501, [], ["f1", "f1"], 1.5, True, "3", None)
+WRONG_FEEDERS: tuple[object, ...] = (0, -1, 501, [], ["f1", "f1"], 1.5, True, "3", None)
 WRONG_TIME_ZONES = ("", "Mars/Olympus", "../etc/passwd", "/etc/localtime", 5)
 WEIRD_IDS = ("..", "%2e%2e", "F1", "%00", "f1%00", "f1%2Ff2", "x" * 300, "%F0%9F%90%9F", "f1'--", "%ff%fe", "f1%0a")
 WRONG_QUERIES = ("limit=0", "limit=501", "limit=x", "page=2", "cursor=" + "9" * 101)
@@ -198,24 +199,23 @@ def test_an_unknown_path_or_method_says_so(scene: Scene) -> None:
 
 @pytest.mark.parametrize("weird", [*WEIRD_IDS, "%20", "+", "*", "%25"])
 def test_a_weird_id_is_not_found_and_breaks_nothing(scene: Scene, weird: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", scene.farm.hub.http_port, timeout=10)
     headers = {"Authorization": f"Bearer {scene.farm.hub.token}", **JSON}
     body = json.dumps(CONFIG)
     feeder = f"/api/v1/sites/{scene.site.name}/feeders/{weird}"
-    for method, path in (
-        ("GET", f"/api/v1/sites/{weird}"),
-        ("GET", f"/api/v1/sites/{weird}/feeders"),
-        ("GET", feeder),
-        ("GET", f"{feeder}/config"),
-        ("PUT", f"{feeder}/config"),
-        ("PUT", f"/api/v1/sites/{weird}/feeders/f1/config"),
-        ("GET", f"/api/v1/commands/{weird}"),
-    ):
-        connection.request(method, path, body if method == "PUT" else None, headers)
-        answer = connection.getresponse()
-        told = json.loads(answer.read())
-        assert (answer.status, told["status"]) == (404, 404), (method, path, told)
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", scene.farm.hub.http_port, timeout=10)) as connection:
+        for method, path in (
+            ("GET", f"/api/v1/sites/{weird}"),
+            ("GET", f"/api/v1/sites/{weird}/feeders"),
+            ("GET", feeder),
+            ("GET", f"{feeder}/config"),
+            ("PUT", f"{feeder}/config"),
+            ("PUT", f"/api/v1/sites/{weird}/feeders/f1/config"),
+            ("GET", f"/api/v1/commands/{weird}"),
+        ):
+            connection.request(method, path, body if method == "PUT" else None, headers)
+            answer = connection.getresponse()
+            told = json.loads(answer.read())
+            assert (answer.status, told["status"]) == (404, 404), (method, path, told)
     assert scene.published() == []
 
 
