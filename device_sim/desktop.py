@@ -9,7 +9,6 @@ import random
 import signal
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ class Desktop:
         self._broker = broker
         self._tick_s = tick_s
         self._once = once
-        self._leaving = threading.Event()
+        self._leave_asked = False
         self._interruptible = False
         self._was_logged_in = False
 
@@ -94,11 +93,11 @@ class Desktop:
         self._rules.start(utc_now())
         pause_s = SHORTEST_PAUSE_S
         try:
-            while not self._leaving.is_set():
+            while not self._leaving():
                 connection = _Connection(self._rules, self._broker)
                 was_up = self._live_through(connection)
                 self._rules.lost()
-                if self._leaving.is_set():
+                if self._leaving():
                     break
                 if connection.login_refused and not self._was_logged_in:
                     return Exit.LOGIN_REFUSED
@@ -115,11 +114,9 @@ class Desktop:
         """One connection from its beginning to its end. Whether its session came to life."""
         where = f"{self._broker.host}:{self._broker.port}"
         try:
-            self._interruptible = True
-            connection.connect()
-            self._interruptible = False
+            self._open(connection)
             gives_up_at_s = time.monotonic() + ANSWER_TIMEOUT_S
-            while not self._leaving.is_set() and connection.turn(self._tick_s):
+            while not self._leaving() and connection.turn(self._tick_s):
                 if not connection.subscribed and time.monotonic() > gives_up_at_s:
                     log.warning("%s does not answer", where)
                     break
@@ -127,24 +124,34 @@ class Desktop:
         except OSError as error:
             log.warning("no connection to %s: %s", where, error)
         finally:
-            self._interruptible = False
             self._was_logged_in |= connection.logged_in
-            if self._leaving.is_set() and connection.subscribed:
+            if self._leaving() and connection.subscribed:
                 connection.say_goodbye(self._rules.leave())
             connection.close()
-        if connection.subscribed and not self._leaving.is_set():
+        if connection.subscribed and not self._leaving():
             log.warning("the connection to %s is lost", where)
         return connection.subscribed
 
     def _wait(self, seconds: float) -> None:
         """The feeders feed on while there is no connection."""
         ends_at_s = time.monotonic() + seconds
-        while not self._leaving.is_set() and (left_s := ends_at_s - time.monotonic()) > 0:
-            self._leaving.wait(min(left_s, self._tick_s))
+        while not self._leaving() and (left_s := ends_at_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, self._tick_s))
             self._rules.tick(utc_now())
 
+    def _open(self, connection: "_Connection") -> None:
+        self._interruptible = True
+        try:
+            connection.connect()
+        finally:
+            self._interruptible = False
+
+    def _leaving(self) -> bool:
+        # A bare flag: a lock, as in threading.Event, could be held by the very code that the signal interrupts.
+        return self._leave_asked
+
     def _leave(self, _number: int, _frame: FrameType | None) -> None:
-        self._leaving.set()
+        self._leave_asked = True
         if self._interruptible:
             raise _Leave
 
