@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import pytest_asyncio
@@ -17,7 +17,10 @@ import redis
 from pydantic import BaseModel
 from sqlmodel import Session
 
+from hub.commands import Commands
+from hub.conversation import Conversation
 from hub.database import Database
+from hub.ingest import Ingest
 from hub.liveness import AliveSession, LivenessKeys
 from hub.models import Command
 from hub.orders import ConfigOrder, Desk, Order, place
@@ -26,9 +29,12 @@ from hub.protocol.link import Message, NotConnected
 from hub.protocol.messages import Heartbeat, Reply, State
 from hub.protocol.times import utc_now
 from hub.protocol.topics import Topics
+from hub.rejects import Rejects
+from hub.rounds import Rounds
 from hub.sites import add_site
 from hub.store import Store
-from hub.stream import LiveStream
+from hub.stream import Entry, LiveStream
+from hub.tasks import Tasks
 from hub.valkey import embedded_valkey
 
 SITE, FEEDER = "pond7", "f1"
@@ -206,11 +212,15 @@ class PlayedLink:
     published: list[tuple[str, messages.Command]] = field(default_factory=list)
     acknowledged: list[bytes] = field(default_factory=list)
     receive: Callable[[Message], None] | None = None
+    on_publish: Callable[[messages.Command], None] | None = None
 
     def publish(self, topic: str, payload: bytes) -> None:
         if not self.connected:
             raise NotConnected
-        self.published.append((topic, messages.Command.model_validate_json(payload)))
+        command = messages.Command.model_validate_json(payload)
+        self.published.append((topic, command))
+        if self.on_publish is not None:
+            self.on_publish(command)
 
     def hand(self, topic: str, said: BaseModel | bytes, *, retained: bool = False, age_s: float = 0) -> Message:
         """A message arrives, `age_s` ago."""
@@ -241,3 +251,112 @@ class PlayedLink:
 
         await until(enough)
         return self.said(name)[-1]
+
+
+# --- a whole hub process -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Process:
+    """The hub's parts as one process has them, upon a link that is played."""
+
+    database: Database
+    store: Store
+    liveness: LivenessKeys
+    stream: LiveStream
+    rejects: Rejects
+    link: PlayedLink
+    commands: Commands
+    conversation: Conversation
+    ingest: Ingest
+
+    def rounds(self) -> Rounds:
+        return Rounds(self.database, self.liveness, self.stream, self.commands, self.conversation)
+
+    async def beat(self, session: str = "session-1", seq: int = 1, site: str = SITE, **fields: Any) -> None:
+        """The desktop's heartbeat, taken in."""
+        await self.link.take(TOPICS.heartbeat(site), heartbeat(session, seq, **fields))
+
+    async def answer(self, command_id: str, status: str, site: str = SITE, **fields: Any) -> None:
+        """The desktop's reply, taken in."""
+        await self.link.take(TOPICS.replies(site, "h1"), reply(command_id, status, **fields))
+
+    async def get(self, command_id: str) -> Command:
+        return await self.commands.get(command_id)
+
+
+StartProcess = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def start_process(database_url: str, redis_url: str) -> AsyncIterator[StartProcess]:
+    """Start hub processes on the same database and Redis; liveness is known."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(hub_id: str = "h1", timeout_s: float = 10, store_url: str = redis_url) -> Process:
+            database = await stack.enter_async_context(Database(database_url))
+            store = await stack.enter_async_context(Store(store_url))
+            stream = await stack.enter_async_context(LiveStream(store, keep_events=10_000))
+            tasks = await stack.enter_async_context(Tasks())
+            liveness, rejects = LivenessKeys(store, TTL_S), Rejects(store)
+            await liveness.begin_epoch(recovering=False)
+            desk, link = Desk(hub_id, TOPICS, timeout_s), PlayedLink()
+            commands = Commands(database, liveness, stream, desk, link)
+            conversation = Conversation(database, commands, desk, link, tasks)
+            ingest = Ingest(database, liveness, stream, commands, conversation, rejects, TOPICS, tasks)
+            link.receive = ingest.receive
+            return Process(database, store, liveness, stream, rejects, link, commands, conversation, ingest)
+
+        yield start
+
+
+@pytest.fixture
+async def process(start_process: StartProcess) -> Process:
+    return await start_process()
+
+
+class Overheard:
+    """What the live stream tells, from now on."""
+
+    def __init__(self, stream: LiveStream) -> None:
+        self.entries: list[Entry] = []
+        self._stream = stream
+
+    async def __aenter__(self) -> Self:
+        self._listening = asyncio.Event()
+        self._task = asyncio.create_task(self._follow())
+        await until(self._is_listening)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _follow(self) -> None:
+        async for entry in self._stream.follow():
+            if entry.kind == "listening":
+                self._listening.set()
+            else:
+                self.entries.append(entry)
+
+    async def _is_listening(self) -> bool:
+        self._stream.publish("listening", "", {})
+        await asyncio.sleep(0.005)
+        return self._listening.is_set()
+
+    def told(self, kind: str) -> list[dict[str, Any]]:
+        return [entry.data for entry in self.entries if entry.kind == kind]
+
+    async def hear(self, kind: str, count: int = 1) -> list[dict[str, Any]]:
+        """What was told of that kind, once it is so many."""
+
+        async def enough() -> bool:
+            return len(self.told(kind)) >= count
+
+        await until(enough)
+        return self.told(kind)
+
+    async def settled(self) -> None:
+        """Everything published until now has been heard."""
+        self._listening.clear()
+        await until(self._is_listening)

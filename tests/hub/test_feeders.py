@@ -30,7 +30,7 @@ OTHER_CONFIG = CONFIG | {"meal_g": 300.0}
 
 def row(session: Session) -> Feeder:
     session.flush()
-    return get_feeder(session, SITE, FEEDER, lock=True)
+    return session.get_one(Feeder, (SITE, FEEDER), populate_existing=True)
 
 
 def local_revisions(session: Session) -> list[int]:

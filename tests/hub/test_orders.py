@@ -31,12 +31,12 @@ from tests.hub.conftest import (
     state,
 )
 
-KEY = Key("key-1", "body-1")
+KEY = Key("someone", "key-1", "body-1")
 
 
 def feeder(session: Session) -> Feeder:
     session.flush()
-    return get_feeder(session, SITE, FEEDER, lock=True)
+    return session.get_one(Feeder, (SITE, FEEDER), populate_existing=True)
 
 
 def known(session: Session, **reported: Any) -> Feeder:
@@ -369,7 +369,7 @@ def test_the_same_key_with_the_same_body_is_the_same_command(session: Session) -
 
 def test_the_same_key_with_another_body_is_refused(session: Session) -> None:
     placed(session, order("feed", args={"grams": 250.0}, key=KEY))
-    refused(session, order("feed", args={"grams": 300.0}, key=Key(KEY.text, "body-2")), KeyReused)
+    refused(session, order("feed", args={"grams": 300.0}, key=Key("someone", KEY.text, "body-2")), KeyReused)
 
 
 def test_the_same_key_of_another_actor_is_another_key(session: Session) -> None:
@@ -402,7 +402,7 @@ def test_two_processes_with_one_key_place_one_command(database_url: str) -> None
     def dose(database: Database) -> None:
         for turn in range(5):
             start.wait()
-            key = Key(f"key-{turn}", "body")
+            key = Key("someone", f"key-{turn}", "body")
             done = database.write_now(
                 lambda session, key=key: place(session, order("feed", args={"grams": 1.0}, key=key), TO, DESK, NOW)  # type: ignore[misc]  # mypy does not infer a lambda with a default
             )

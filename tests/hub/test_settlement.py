@@ -55,7 +55,7 @@ def now_is(session: Session, command: Command) -> Command:
 
 def feeder(session: Session) -> Feeder:
     session.flush()
-    return get_feeder(session, SITE, FEEDER, lock=True)
+    return session.get_one(Feeder, (SITE, FEEDER), populate_existing=True)
 
 
 def farm_tells(session: Session, seq: int = 1, **reported: Any) -> None:
