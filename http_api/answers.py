@@ -24,7 +24,7 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}\Z")
 _WAIT: Final = re.compile(r"wait=(\d{1,4})\Z")
 
 
-def idempotency_key(request: Request, body: object) -> Key | None:
+def idempotency_key(request: Request, owner: str, body: object) -> Key | None:
     """The caller's key with the request's fingerprint. Raises InvalidOrder."""
     text = request.headers.get("idempotency-key")
     if text is None:
@@ -32,7 +32,7 @@ def idempotency_key(request: Request, body: object) -> Key | None:
     if not _KEY.match(text):
         raise InvalidOrder("Idempotency-Key must be 1 to 200 visible ASCII characters.")
     source = fingerprint_source(request.method, request.url.path, body)
-    return Key(text, hashlib.sha256(source).hexdigest())
+    return Key(owner, text, hashlib.sha256(source).hexdigest())
 
 
 def preferred_wait_s(request: Request) -> float | None:

@@ -35,7 +35,7 @@ async def command_site(call: Call) -> Response:
 
 async def _send(call: Call, feeder: str | None, name: str, args: dict[str, object]) -> Response:
     wait_s = preferred_wait_s(call.request)
-    key = idempotency_key(call.request, [name, args])
+    key = idempotency_key(call.request, call.caller.id, [name, args])
     order = Order(call.site, feeder, name, call.caller.actor, args, key)
     command = await call.services.commands.send(order, wait_s)
     return answer_to(command, asynchronous=wait_s == 0)

@@ -78,7 +78,7 @@ async def _change_config(call: Call, *, patch: bool) -> Response:
         "set_config",
         call.caller.actor,
         body,
-        idempotency_key(call.request, body),
+        idempotency_key(call.request, call.caller.id, body),
         patch=patch,
         if_match=call.request.headers.get("if-match"),
     )

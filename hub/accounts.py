@@ -47,8 +47,9 @@ RIGHTS: Final[dict[Role, frozenset[Right]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. `site` None: every site."""
+    """Who calls. `id` is the token's, `actor` what people read. `site` None: every site."""
 
+    id: str
     actor: str
     role: Role
     site: str | None
@@ -97,7 +98,7 @@ def add_token(session: Session, role: Role, site: str | None, name: str, now: da
 def caller_of(session: Session, token: str) -> Caller | None:
     """Whose token it is, or None."""
     row = session.exec(select(Token).where(Token.sha256 == token_hash(token))).first()
-    return None if row is None else Caller(f"token:{row.name}", Role(row.role), row.site_id)
+    return None if row is None else Caller(row.id, f"token:{row.name}", Role(row.role), row.site_id)
 
 
 def has_tokens(session: Session) -> bool:

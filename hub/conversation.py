@@ -146,10 +146,10 @@ class Conversation:
             return False
         if reply.status in ("received", "running"):
             return True
-        self._asked.pop(reply.id, None)
         if asked.name == "ping":
             ROUND_TRIP.observe(time.monotonic() - asked.at_s)
         await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes or [])
+        self._asked.pop(reply.id, None)
         return True
 
     # --- how -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
+import sqlalchemy.exc
 import structlog
 from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
@@ -160,8 +161,8 @@ class Database:
         """Run the work in a transaction of its own, in this thread."""
         for remaining in range(_WRITE_TRIES - 1, -1, -1):
             try:
-                with Session(self._write_engine, expire_on_commit=False) as session, session.begin():
-                    return work(session)
+                with self._write_engine.begin() as connection:
+                    return _run(connection, work)
             except OperationalError as error:
                 if not remaining or not _is_busy(error):
                     raise
@@ -176,12 +177,8 @@ class Database:
         """All in one transaction; where one of them fails, each in its own, so that it fails alone."""
         if len(works) > 1:
             try:
-                with Session(self._write_engine, expire_on_commit=False) as session, session.begin():
-                    results = []
-                    for work in works:
-                        results.append(work(session))
-                        session.flush()
-                    return results
+                with self._write_engine.begin() as connection:
+                    return [_run(connection, work) for work in works]
             except Exception as error:  # noqa: BLE001 - told apart just below, one by one
                 log.debug("works of one transaction are run one by one", works=len(works), reason=repr(error))
         return [self._commit_alone(work) for work in works]
@@ -209,8 +206,16 @@ class Database:
                     )
                 config.attributes["connection"] = connection
                 alembic_command.upgrade(config, "head")
-        except OperationalError as error:
+        except sqlalchemy.exc.DatabaseError as error:
             raise DatabaseError(f"the database {self.url.render_as_string()} cannot be opened: {error.orig}") from error
+
+
+def _run(connection: Connection, work: Callable[[Session], T]) -> T:
+    """A session of its own for each work: none sees objects that another one has loaded before it."""
+    with Session(connection, expire_on_commit=False) as session:
+        result = work(session)
+        session.flush()
+        return result
 
 
 def _is_busy(error: OperationalError) -> bool:

@@ -2,15 +2,25 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
-from sqlalchemy import func, update
+from sqlalchemy import Row, Update, and_, bindparam, func, insert, update
+from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
 from hub.errors import Fault, InvalidOrder, NotFound
-from hub.models import ConfigRevision, Feeder, FeederEvent, JsonObject, Site
+from hub.models import (
+    CONFIG_REVISION,
+    FEEDER,
+    ConfigRevision,
+    Feeder,
+    FeederEvent,
+    FeederRow,
+    JsonObject,
+    Site,
+)
 from hub.protocol.messages import FeederConfig, State, differences
 
 _BOUNDS: Final = ("ge", "le", "gt", "lt", "max_length", "min_length")
@@ -40,7 +50,7 @@ def config_of(stored: JsonObject | None) -> FeederConfig | None:
     return None if stored is None else FeederConfig.model_validate(stored)
 
 
-def etag(feeder: Feeder) -> str | None:
+def etag(feeder: FeederRow) -> str | None:
     """Names the config as the farm has it; None where that is not known yet."""
     return None if feeder.reported_config is None else f'"{feeder.reported_version}.{feeder.local_rev}"'
 
@@ -51,9 +61,9 @@ def drift(feeder: Feeder) -> list[str]:
     return differences(desired, reported) if desired is not None and reported is not None else []
 
 
-def get_feeder(session: Session, site: str, feeder: str, *, lock: bool = False) -> Feeder:
-    """Raises NotFound. `lock`: nobody else changes the row until this transaction ends."""
-    row = session.get(Feeder, (site, feeder), with_for_update=lock, populate_existing=lock)
+def get_feeder(session: Session, site: str, feeder: str) -> Feeder:
+    """Raises NotFound."""
+    row = session.get(Feeder, (site, feeder))
     if row is None:
         raise NotFound(f"Site {site} has no feeder {feeder}.")
     return row
@@ -88,64 +98,125 @@ def grams_today(session: Session, site: Site, feeders: list[str], now: datetime)
     return {feeder: found.get(feeder, 0.0) for feeder in feeders}
 
 
-def take_answered_config(session: Session, feeder: Feeder, answer: JsonObject, at: datetime) -> None:
-    """The config that came with an answer to a command, unless something newer is known already."""
-    version = answer.get("config_version", feeder.reported_version or 0)
-    local_rev = answer.get("local_rev", feeder.local_rev)
-    if (version, local_rev) >= (feeder.reported_version or 0, feeder.local_rev):
-        _take_config(session, feeder, answer["config"], version, local_rev, at)
+# --- what desktops report: statements built once ------------------------------------------------------------------
+
+_THIS_FEEDER: Final = and_(FEEDER.c.site_id == bindparam("this_site"), FEEDER.c.id == bindparam("this_feeder"))
+_LOCK: Final = sa_select(FEEDER).where(_THIS_FEEDER).with_for_update()
+_CONFIG_COLUMNS: Final = ("reported_config", "reported_version", "local_rev", "last_version")
+_STATE_COLUMNS: Final = (
+    *("state_journal_id", "state_seq", "state_at"),
+    *("condition", "control", "silo_g", "next_meal_at"),
+)
+_DESIRED_COLUMNS: Final = ("pending_command_id", "desired_config", "desired_version")
 
 
-def take_state(session: Session, site: str, feeder: str, state: State) -> Feeder | None:
-    """Store a reported state; None if it is no news. Raises NotFound.
+def _update_of(*columns: str) -> Update:
+    return update(FEEDER).where(_THIS_FEEDER).values({name: bindparam(name) for name in columns})
 
-    A desktop with a new journal may have gone back in its versions: what it has now is the truth all the same.
-    """
-    row = get_feeder(session, site, feeder, lock=True)
-    if row.state_journal_id == state.journal_id and row.state_seq is not None and state.seq <= row.state_seq:
-        return None
-    _take_config(session, row, state.config.model_dump(), state.config_version, state.local_rev, state.at)
-    row.state_journal_id, row.state_seq, row.state_at = state.journal_id, state.seq, state.at
-    row.condition, row.control = state.condition, state.control
-    row.silo_g, row.next_meal_at = state.silo_g, state.next_meal_at
+
+_TAKE_STATE: Final = _update_of(*_CONFIG_COLUMNS, *_STATE_COLUMNS)
+_SETTLE_CONFIG: Final = _update_of(*_CONFIG_COLUMNS, *_DESIRED_COLUMNS)
+_INSERT_REVISION: Final = insert(CONFIG_REVISION)
+
+
+def lock_feeder(session: Session, site: str, feeder: str) -> Row[Any]:
+    """The feeder's row; nobody else changes it until this transaction ends. Raises NotFound."""
+    row = session.connection().execute(_LOCK, {"this_site": site, "this_feeder": feeder}).first()
+    if row is None:
+        raise NotFound(f"Site {site} has no feeder {feeder}.")
     return row
 
 
-def _take_config(
-    session: Session, feeder: Feeder, config: JsonObject, version: int, local_rev: int, at: datetime
-) -> None:
-    """The farm's desktop has read this config back from the PLC. An edit made on the farm becomes a revision."""
-    edited_on_farm = local_rev > feeder.local_rev
-    feeder.reported_config = config
-    feeder.reported_version = version
-    feeder.local_rev = local_rev
-    feeder.last_version = max(feeder.last_version, version)
-    session.add(feeder)
-    if edited_on_farm:
-        session.add(
-            ConfigRevision(
-                site_id=feeder.site_id,
-                feeder_id=feeder.id,
-                version=version,
-                local_rev=local_rev,
-                origin="local",
-                at=at,
-                config=config,
-            )
-        )
+def take_state(session: Session, site: str, feeder: str, state: State) -> list[str] | None:
+    """Store a reported state; None if it is no news, else the fields in drift. Raises NotFound.
 
-
-def settle_pending(session: Session, site: str, feeder: str, command_id: str, *, applied: bool) -> None:
-    """The newest change of a feeder's config has come to its end; one that did not happen is not wanted any longer."""
-    ends = (
-        col(Feeder.site_id) == site,
-        col(Feeder.id) == feeder,
-        col(Feeder.pending_command_id) == command_id,
+    A desktop with a new journal may have gone back in its versions: what it has now is the truth all the same.
+    """
+    row = lock_feeder(session, site, feeder)
+    if row.state_journal_id == state.journal_id and row.state_seq is not None and state.seq <= row.state_seq:
+        return None
+    config = state.config.model_dump()
+    taken = _taken(session, row, config, state.config_version, state.local_rev, state.at)
+    session.connection().execute(
+        _TAKE_STATE,
+        {
+            "this_site": site,
+            "this_feeder": feeder,
+            **taken,
+            "state_journal_id": state.journal_id,
+            "state_seq": state.seq,
+            "state_at": state.at,
+            "condition": state.condition,
+            "control": state.control,
+            "silo_g": state.silo_g,
+            "next_meal_at": state.next_meal_at,
+        },
     )
-    values: dict[str, object] = {"pending_command_id": None}
-    if not applied:
-        values |= {"desired_config": Feeder.reported_config, "desired_version": Feeder.reported_version}
-    session.execute(update(Feeder).where(*ends).values(values))
+    desired = config_of(row.desired_config)
+    return [] if desired is None else differences(desired, state.config)
+
+
+def settle_config(
+    session: Session, site: str, feeder: str, command_id: str, answer: JsonObject, now: datetime, *, applied: bool
+) -> None:
+    """A `set_config` has come to its end. `answer` may have the config as the farm has it now.
+
+    Where the newest change did not happen, it is not wanted any longer either.
+    """
+    row = lock_feeder(session, site, feeder)
+    values = {name: getattr(row, name) for name in (*_CONFIG_COLUMNS, *_DESIRED_COLUMNS)}
+    version, local_rev = answer.get("config_version", row.reported_version or 0), answer.get("local_rev", row.local_rev)
+    # Told late, it may be older than what is known already.
+    if "config" in answer and (version, local_rev) >= (row.reported_version or 0, row.local_rev):
+        values |= _taken(session, row, answer["config"], version, local_rev, now)
+    if row.pending_command_id == command_id:
+        values["pending_command_id"] = None
+        if not applied:
+            values |= {"desired_config": values["reported_config"], "desired_version": values["reported_version"]}
+    session.connection().execute(_SETTLE_CONFIG, {"this_site": site, "this_feeder": feeder, **values})
+
+
+def _taken(
+    session: Session, row: Row[Any], config: JsonObject, version: int, local_rev: int, at: datetime
+) -> dict[str, Any]:
+    """What changes in the row by a config read back from the PLC. An edit made on the farm becomes a revision."""
+    if local_rev > row.local_rev:
+        add_revision(session, row.site_id, row.id, version, local_rev, config, at)
+    return {
+        "reported_config": config,
+        "reported_version": version,
+        "local_rev": local_rev,
+        "last_version": max(row.last_version, version),
+    }
+
+
+def add_revision(
+    session: Session,
+    site: str,
+    feeder: str,
+    version: int,
+    local_rev: int,
+    config: JsonObject,
+    at: datetime,
+    *,
+    actor: str | None = None,
+    command_id: str | None = None,
+) -> None:
+    """A revision of a feeder's config: ordered by somebody, or (without a command) made on the farm itself."""
+    session.connection().execute(
+        _INSERT_REVISION,
+        {
+            "site_id": site,
+            "feeder_id": feeder,
+            "version": version,
+            "local_rev": local_rev,
+            "config": config,
+            "at": at,
+            "actor": actor,
+            "command_id": command_id,
+            "origin": "local" if command_id is None else "hub",
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +240,7 @@ def list_revisions(session: Session, site: str, feeder: str, before: int | None,
     return RevisionPage(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
 
 
-def dose_duration(grams: float, feeder: Feeder) -> timedelta:
+def dose_duration(grams: float, feeder: FeederRow) -> timedelta:
     """How long a dose may take at the feeder's rate, with a fifth and two seconds to spare."""
     config = config_of(feeder.reported_config)
     rate_g_per_s = config.feed_rate_g_per_s if config is not None else _SLOWEST_LIKELY_RATE_G_PER_S

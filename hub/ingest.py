@@ -22,9 +22,9 @@ from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.database import Database
 from hub.errors import NotFound
-from hub.feeders import drift, get_feeder, take_state
+from hub.feeders import get_feeder, take_state
 from hub.liveness import Beat, LivenessKeys
-from hub.models import Feeder, FeederEvent
+from hub.models import FeederEvent
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.link import Message
 from hub.protocol.messages import Event, Heartbeat, Offline, Reply, State
@@ -180,13 +180,10 @@ class Ingest:
         state = _read(State, message)
         feeder = _feeder_of(address)
 
-        def work(session: Session) -> Feeder | None:
-            return take_state(session, address.site, feeder, state)
-
-        row = await self._database.write(work)
-        if row is not None:
+        drift = await self._database.write(lambda session: take_state(session, address.site, feeder, state))
+        if drift is not None:
             told = state.model_dump(mode="json", exclude={"seq", "journal_id"})
-            self._stream.publish("state", address.site, {"feeder": feeder, **told, "drift": drift(row)})
+            self._stream.publish("state", address.site, {"feeder": feeder, **told, "drift": drift})
 
     async def _take_event(self, address: Address, message: Message) -> None:
         event = _read(Event, message)

@@ -10,15 +10,27 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydantic import ValidationError
+from sqlalchemy import bindparam, insert, update
+from sqlalchemy import select as sa_select
 from sqlmodel import Session, select
 from ulid import ULID
 
 from hub import settlement
 from hub.command_states import CommandState
 from hub.errors import ConfigChanged, ConfigUnknown, Fault, InvalidOrder, KeyReused, NotFound, Stopped
-from hub.feeders import config_of, dose_duration, etag, faults_of, get_feeder, parse_config
+from hub.feeders import add_revision, config_of, dose_duration, etag, faults_of, get_feeder, parse_config
 from hub.liveness import AliveSession
-from hub.models import Command, CommandStep, ConfigRevision, Feeder, IdempotencyKey, JsonObject, Site
+from hub.models import (
+    COMMAND,
+    COMMAND_STEP,
+    FEEDER,
+    SITE,
+    Command,
+    FeederRow,
+    IdempotencyKey,
+    JsonObject,
+    Site,
+)
 from hub.protocol import messages
 from hub.protocol.messages import ARGUMENTS, FeederConfig
 from hub.protocol.topics import Topics
@@ -31,8 +43,9 @@ REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A caller's Idempotency-Key, and a hash of the request that it came with."""
+    """A caller's Idempotency-Key, whose it is, and a hash of the request that it came with."""
 
+    owner: str
     text: str
     fingerprint: str
 
@@ -78,7 +91,7 @@ def placed_before(session: Session, order: Order) -> Command | None:
     """The command that the order's key already stands for. Raises KeyReused."""
     if order.key is None:
         return None
-    row = session.get(IdempotencyKey, (order.actor, order.key.text))
+    row = session.get(IdempotencyKey, (order.key.owner, order.key.text))
     if row is None:
         return None
     if row.fingerprint != order.key.fingerprint:
@@ -94,74 +107,149 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
     earlier = placed_before(session, order)
     if earlier is not None:
         return Placed(earlier, None)
-    site = session.get(Site, order.site, with_for_update=True, populate_existing=True)
-    if site is None:
-        raise NotFound(f"There is no site {order.site}.")
-    if site.stopped_at is not None and order.name in REFUSED_WHILE_STOPPED:
-        raise Stopped(f"The emergency stop of site {site.id} is latched; release it first.")
-    feeder = None if order.feeder is None else get_feeder(session, order.site, order.feeder, lock=True)
     command_id = str(ULID())
+    if order.feeder is None:
+        ready = _for_site(session, order, to, command_id, now)
+    else:
+        ready = _for_feeder(session, order, order.feeder)
     expires_at = now + timedelta(seconds=desk.timeout_s)
-    deadline_at = expires_at
-    args: JsonObject
-    match order.name, feeder:
-        case "set_config", Feeder():
-            assert isinstance(order, ConfigOrder)
-            args = _give_out_config(session, order, site, feeder, command_id, now)
-        case "feed", Feeder():
-            args = check_arguments(order.name, order.args)
-            deadline_at += dose_duration(args["grams"], feeder)
-        case "stop_all", None:
-            site.stop_epoch += 1
-            site.stopped_at, site.stop_command_id = now, command_id
-            session.add(site)
-            args = check_arguments(order.name, order.args)
-        case "release", None:
-            if site.stopped_at is None:
-                raise InvalidOrder(f"Site {site.id} is not stopped; there is nothing to release.")
-            args = check_arguments(order.name, order.args)
-        case "ping", None:
-            assert to is not None
-            args = {"session": to.session, "seq": to.seq}
-        case "report", None:
-            args = {"commands": reportable(session, site.id, now)}
-        case _:
-            args = check_arguments(order.name, order.args)
-    command = Command(
-        id=command_id,
-        site_id=site.id,
-        feeder_id=order.feeder,
-        name=order.name,
-        args=args,
-        state=CommandState.SENT,
-        actor=order.actor,
-        hub_id=desk.hub_id,
-        # A stop is for whoever is there when it arrives, so it names no session.
-        session=None if to is None or order.name == "stop_all" else to.session,
-        journal_id=None if to is None or order.name == "stop_all" else to.journal_id,
-        stop_epoch=site.stop_epoch,
-        created_at=now,
-        expires_at=expires_at,
-        deadline_at=deadline_at,
+    # A stop is for whoever is there when it arrives, so it names no session.
+    addressee = None if order.name == "stop_all" else to
+    command: dict[str, Any] = {
+        "id": command_id,
+        "site_id": order.site,
+        "feeder_id": order.feeder,
+        "name": order.name,
+        "args": ready.args,
+        "state": CommandState.SENT,
+        "actor": order.actor,
+        "hub_id": desk.hub_id,
+        "session": None if addressee is None else addressee.session,
+        "journal_id": None if addressee is None else addressee.journal_id,
+        "stop_epoch": ready.stop_epoch,
+        "created_at": now,
+        "expires_at": expires_at,
+        "deadline_at": expires_at + ready.duration,
+    }
+    connection = session.connection()
+    connection.execute(_INSERT_COMMAND, {**command, "report_count": 0})
+    steps = ((CommandState.PENDING, f"ordered by {order.actor}"), (CommandState.SENT, "to be published"))
+    connection.execute(
+        _INSERT_STEP,
+        [{"command_id": command_id, "state": state, "at": now, "cause": cause} for state, cause in steps],
     )
-    session.add(command)
-    session.flush()
-    for state, cause in (
-        (CommandState.PENDING, f"ordered by {order.actor}"),
-        (CommandState.SENT, "to be published"),
-    ):
-        session.add(CommandStep(command_id=command_id, state=state, at=now, cause=cause))
+    if ready.config is not None:
+        _give_out(session, order, ready.config, command_id, now)
     if order.key is not None:
         session.add(
             IdempotencyKey(
-                actor=order.actor,
+                owner=order.key.owner,
                 key=order.key.text,
                 fingerprint=order.key.fingerprint,
                 command_id=command_id,
                 created_at=now,
             )
         )
-    return Placed(command, to_message(command, desk.topics))
+    placed = Command(**command)
+    return Placed(placed, to_message(placed, desk.topics))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An order that may be sent. `duration`: what it takes beyond beginning it. `config`: the feeder's change."""
+
+    args: JsonObject
+    stop_epoch: int
+    duration: timedelta = timedelta()
+    config: messages.SetConfig | None = None
+
+
+_INSERT_COMMAND: Final = insert(COMMAND)
+_INSERT_STEP: Final = insert(COMMAND_STEP)
+_TARGET: Final = (
+    sa_select(FEEDER, SITE.c.time_zone, SITE.c.stop_epoch, SITE.c.stopped_at)
+    .join(SITE, SITE.c.id == FEEDER.c.site_id)
+    .where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
+    .with_for_update(of=FEEDER)
+)
+_GIVE_OUT: Final = (
+    update(FEEDER)
+    .where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
+    .values(
+        last_version=bindparam("version"),
+        desired_version=bindparam("version"),
+        desired_config=bindparam("config"),
+        pending_command_id=bindparam("command_id"),
+    )
+)
+
+
+def _for_feeder(session: Session, order: Order, feeder: str) -> _Ready:
+    target = session.connection().execute(_TARGET, {"site": order.site, "feeder": feeder}).first()
+    if target is None:
+        check_target(session, order)
+        raise NotFound(f"Site {order.site} has no feeder {feeder}.")
+    if target.stopped_at is not None and order.name in REFUSED_WHILE_STOPPED:
+        raise Stopped(f"The emergency stop of site {order.site} is latched; release it first.")
+    if isinstance(order, ConfigOrder):
+        _check_if_match(order, target)
+        change = messages.SetConfig(
+            config=_merged(order.args, target) if order.patch else parse_config(order.args),
+            # A desktop that is ahead of this database (restored from a backup) must not refuse it as old.
+            config_version=max(target.last_version, target.reported_version or 0) + 1,
+            local_rev=target.local_rev,
+            time_zone=target.time_zone,
+        )
+        return _Ready(change.model_dump(), target.stop_epoch, config=change)
+    args = check_arguments(order.name, order.args)
+    duration = dose_duration(args["grams"], target) if order.name == "feed" else timedelta()
+    return _Ready(args, target.stop_epoch, duration)
+
+
+def _for_site(session: Session, order: Order, to: AliveSession | None, command_id: str, now: datetime) -> _Ready:
+    site = session.get(Site, order.site, with_for_update=True, populate_existing=True)
+    if site is None:
+        raise NotFound(f"There is no site {order.site}.")
+    args = check_arguments(order.name, order.args) if order.name in ("stop_all", "release") else {}
+    match order.name:
+        case "stop_all":
+            site.stop_epoch += 1
+            site.stopped_at, site.stop_command_id = now, command_id
+            session.add(site)
+        case "release" if site.stopped_at is None:
+            raise InvalidOrder(f"Site {site.id} is not stopped; there is nothing to release.")
+        case "ping" if to is not None:
+            args = {"session": to.session, "seq": to.seq}
+        case "report":
+            args = {"commands": reportable(session, site.id, now)}
+    return _Ready(args, site.stop_epoch)
+
+
+def _give_out(session: Session, order: Order, change: messages.SetConfig, command_id: str, now: datetime) -> None:
+    """The change is what is wanted from now on. The feeder's row is locked, so versions only go up."""
+    assert order.feeder is not None
+    config = change.config.model_dump()
+    session.connection().execute(
+        _GIVE_OUT,
+        {
+            "site": order.site,
+            "feeder": order.feeder,
+            "version": change.config_version,
+            "config": config,
+            "command_id": command_id,
+        },
+    )
+    add_revision(
+        session,
+        order.site,
+        order.feeder,
+        change.config_version,
+        change.local_rev,
+        config,
+        now,
+        actor=order.actor,
+        command_id=command_id,
+    )
 
 
 def check_target(session: Session, order: Order) -> None:
@@ -221,39 +309,7 @@ def reportable(session: Session, site: str, now: datetime) -> list[str]:
     )
 
 
-def _give_out_config(
-    session: Session, order: ConfigOrder, site: Site, feeder: Feeder, command_id: str, now: datetime
-) -> JsonObject:
-    """A new version for the change; its arguments. The feeder's row is locked, so versions only go up."""
-    _check_if_match(order, feeder)
-    config = _merged(order.args, feeder).model_dump() if order.patch else parse_config(order.args).model_dump()
-    version = max(feeder.last_version, feeder.reported_version or 0) + 1
-    feeder.last_version = feeder.desired_version = version
-    feeder.desired_config = config
-    feeder.pending_command_id = command_id
-    session.add(feeder)
-    session.add(
-        ConfigRevision(
-            site_id=site.id,
-            feeder_id=feeder.id,
-            version=version,
-            local_rev=feeder.local_rev,
-            origin="hub",
-            actor=order.actor,
-            at=now,
-            config=config,
-            command_id=command_id,
-        )
-    )
-    return {
-        "config": config,
-        "config_version": version,
-        "local_rev": feeder.local_rev,
-        "time_zone": site.time_zone,
-    }
-
-
-def _check_if_match(order: ConfigOrder, feeder: Feeder) -> None:
+def _check_if_match(order: ConfigOrder, feeder: FeederRow) -> None:
     if order.if_match is None:
         return
     current = etag(feeder)
@@ -268,7 +324,7 @@ def _check_if_match(order: ConfigOrder, feeder: Feeder) -> None:
         )
 
 
-def _merged(patch: JsonObject, feeder: Feeder) -> FeederConfig:
+def _merged(patch: JsonObject, feeder: FeederRow) -> FeederConfig:
     base = config_of(feeder.desired_config if feeder.pending_command_id is not None else feeder.reported_config)
     if base is None:
         raise ConfigUnknown(

@@ -5,14 +5,16 @@ Every move is a conditional update: where no row is touched the news was late or
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, insert, update
+from sqlalchemy import select as sa_select
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session, col, select
 
 from hub.command_states import SETTLED, CommandState, may_come_before
-from hub.feeders import get_feeder, settle_pending, take_answered_config
-from hub.models import Command, CommandStep, JsonObject, Site
+from hub.feeders import settle_config
+from hub.models import COMMAND, COMMAND_STEP, Command, JsonObject, Site
 from hub.protocol.codes import Code
 from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome, Reply, differences
 
@@ -30,21 +32,50 @@ class Settled:
     contradiction: str | None = None
 
 
-def advance(session: Session, command_id: str, to: CommandState, cause: str, now: datetime, **values: object) -> bool:
-    """Move a command forward, if it may move there; the step is part of its story."""
+def _advance_to(to: CommandState, *columns: str) -> ReturningUpdate[Any]:
+    return (
+        update(COMMAND)
+        .where(COMMAND.c.id == bindparam("this"), COMMAND.c.state.in_(may_come_before(to)))
+        .values(state=to, **{name: bindparam(name) for name in columns})
+        .returning(*COMMAND.c)
+    )
+
+
+_ADVANCE: Final[dict[CommandState, ReturningUpdate[Any]]] = {
+    **{state: _advance_to(state) for state in CommandState if state not in SETTLED},
+    CommandState.UNKNOWN: _advance_to(CommandState.UNKNOWN, "next_report_at"),
+    **{state: _advance_to(state, "settled_at", "code", "detail", "result") for state in SETTLED},
+}
+_INSERT_STEP: Final = insert(COMMAND_STEP)
+_COMMAND: Final = sa_select(COMMAND).where(COMMAND.c.id == bindparam("this"), COMMAND.c.site_id == bindparam("site"))
+
+
+def advance(
+    session: Session,
+    command_id: str,
+    to: CommandState,
+    cause: str,
+    now: datetime,
+    *,
+    code: str | None = None,
+    detail: str | None = None,
+    result: JsonObject | None = None,
+) -> Command | None:
+    """Move a command forward, if it may move there; the step is part of its story. None: it may not (any more).
+
+    `code`, `detail` and `result` belong to an end; what is `unknown` is asked about from `now` on.
+    """
+    values: dict[str, Any] = {"this": command_id}
     if to in SETTLED:
-        values["settled_at"] = now
-    moved = session.execute(
-        update(Command)
-        .where(col(Command.id) == command_id, col(Command.state).in_(may_come_before(to)))
-        .values(state=to, **values)
-        .returning(col(Command.id))
-        .execution_options(synchronize_session=False)
-    ).first()
+        values |= {"settled_at": now, "code": code, "detail": detail, "result": result}
+    elif to is CommandState.UNKNOWN:
+        values["next_report_at"] = now
+    connection = session.connection()
+    moved = connection.execute(_ADVANCE[to], values).first()
     if moved is None:
-        return False
-    session.add(CommandStep(command_id=command_id, state=to, at=now, cause=cause[:200]))
-    return True
+        return None
+    connection.execute(_INSERT_STEP, {"command_id": command_id, "state": to, "at": now, "cause": cause[:200]})
+    return Command(**moved._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
 
 def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Settled:
@@ -54,7 +85,7 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
         return Settled(None, moved=False)
     if reply.status not in FINAL_STATUSES:
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
-        return Settled(_as_it_is_now(session, command), moved)
+        return Settled(moved or command, moved is not None)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
 
 
@@ -87,17 +118,11 @@ def mark_overdue(session: Session, now: datetime, only: str | None = None) -> li
     )
     if only is not None:
         query = query.where(Command.id == only)
-    overdue = [
-        command_id
+    moved = [
+        advance(session, command_id, CommandState.UNKNOWN, "no final reply in time", now)
         for command_id in session.exec(query).all()
-        if advance(session, command_id, CommandState.UNKNOWN, "no final reply in time", now, next_report_at=now)
     ]
-    if not overdue:
-        return []
-    session.flush()
-    return list(
-        session.exec(select(Command).where(col(Command.id).in_(overdue)).execution_options(populate_existing=True))
-    )
+    return [command for command in moved if command is not None]
 
 
 def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool) -> tuple[list[str], Command | None]:
@@ -139,15 +164,8 @@ def sites_to_ask(session: Session, now: datetime) -> list[str]:
 
 
 def _command_of(session: Session, site: str, command_id: str) -> Command | None:
-    command = session.get(Command, command_id)
-    return command if command is not None and command.site_id == site else None
-
-
-def _as_it_is_now(session: Session, command: Command) -> Command:
-    """A copy: news that is taken in later within the same transaction must not change what is told of this one."""
-    session.flush()
-    session.refresh(command)
-    return Command(**command.model_dump())
+    row = session.connection().execute(_COMMAND, {"this": command_id, "site": site}).first()
+    return None if row is None else Command(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
 
 
 def _result(answer: Answer) -> JsonObject:
@@ -167,14 +185,13 @@ def _settle(session: Session, command: Command, to: CommandState, answer: Answer
             to, code = CommandState.FAILED, Code.READ_BACK_DIFFERS
             detail = f"The desktop said applied, but what it read back differs in {', '.join(wrong)}."
         else:
-            result = {
-                "config": command.args["config"],
-                "config_version": command.args["config_version"],
-            } | result
-    if not advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None):
+            as_ordered = {name: command.args[name] for name in ("config", "config_version", "local_rev")}
+            result = as_ordered | result
+    moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None)
+    if moved is None:
         return Settled(command, moved=False, contradiction=_contradiction(session, command, to, result))
-    _follow_up(session, command, to, result, now)
-    return Settled(_as_it_is_now(session, command), moved=True)
+    _follow_up(session, moved, to, result, now)
+    return Settled(moved, moved=True)
 
 
 def _contradiction(session: Session, command: Command, to: CommandState, result: JsonObject) -> str | None:
@@ -182,8 +199,8 @@ def _contradiction(session: Session, command: Command, to: CommandState, result:
     told, known = result.get("dispensed_g"), (command.result or {}).get("dispensed_g")
     other_dose = told is not None and told != known
     if other_dose and (known is None or told > known):
-        command.result = (command.result or {}) | {"dispensed_g": told}
-        session.add(command)
+        larger = (command.result or {}) | {"dispensed_g": told}
+        session.execute(update(Command).where(col(Command.id) == command.id).values(result=larger))
     if other_dose:
         return f"{to} with {told} g came after {command.state} with {known} g"
     return None if command.state == to else f"{to} came after {command.state}"
@@ -192,11 +209,8 @@ def _contradiction(session: Session, command: Command, to: CommandState, result:
 def _follow_up(session: Session, command: Command, to: CommandState, result: JsonObject, now: datetime) -> None:
     """What the end of a command means for its feeder or its site."""
     if command.name == "set_config" and command.feeder_id is not None:
-        feeder = get_feeder(session, command.site_id, command.feeder_id, lock=True)
-        if "config" in result:
-            take_answered_config(session, feeder, result, now)
-            session.flush()
-        settle_pending(session, command.site_id, command.feeder_id, command.id, applied=to is CommandState.APPLIED)
+        applied = to is CommandState.APPLIED
+        settle_config(session, command.site_id, command.feeder_id, command.id, result, now, applied=applied)
     elif command.name == "release" and to is CommandState.APPLIED:
         session.execute(
             update(Site)

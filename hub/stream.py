@@ -5,7 +5,6 @@ given what it missed, as far as the stream still holds it. A listener that falls
 """
 
 import asyncio
-import contextlib
 import functools
 import json
 from collections import deque
@@ -72,10 +71,10 @@ class LiveStream:
 
     async def __aexit__(self, *_: object) -> None:
         self.end_listeners()
-        if self._reader is not None:
+        # redis-py now and then loses a cancellation in the middle of a blocking read.
+        while self._reader is not None and not self._reader.done():
             self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await asyncio.wait({self._reader}, timeout=0.1)
 
     def end_listeners(self) -> None:
         """Let every listener go: the hub stops."""

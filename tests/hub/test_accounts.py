@@ -61,7 +61,9 @@ def test_a_token_names_its_caller_and_only_its_hash_is_kept(session: Session) ->
     token = add_token(session, Role.OPERATOR, SITE, "barge", NOW)
     session.flush()
     assert has_tokens(session)
-    assert caller_of(session, token) == Caller("token:barge", Role.OPERATOR, SITE)
+    caller = caller_of(session, token)
+    assert caller is not None
+    assert (caller.actor, caller.role, caller.site) == ("token:barge", Role.OPERATOR, SITE)
     assert caller_of(session, token + "x") is None
     assert caller_of(session, "") is None
     row = session.exec(select(Token)).one()
@@ -83,15 +85,15 @@ def test_a_token_for_a_site_that_is_not_there_is_refused(session: Session) -> No
     ],
 )
 def test_each_role_has_its_rights_and_no_more(role: Role, may: set[Right]) -> None:
-    caller = Caller("x", role, None)
+    caller = Caller("id", "x", role, None)
     assert {right for right in Right if caller.may(right)} == may
     assert set(RIGHTS) == set(Role)
 
 
 def test_a_caller_of_one_site_does_not_see_another() -> None:
-    assert Caller("x", Role.ADMIN, SITE).sees(SITE)
-    assert not Caller("x", Role.ADMIN, SITE).sees("pond8")
-    assert Caller("x", Role.VIEWER, None).sees("pond8")
+    assert Caller("id", "x", Role.ADMIN, SITE).sees(SITE)
+    assert not Caller("id", "x", Role.ADMIN, SITE).sees("pond8")
+    assert Caller("id", "x", Role.VIEWER, None).sees("pond8")
 
 
 # --- sites and their secrets -------------------------------------------------------------------------------------

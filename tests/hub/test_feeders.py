@@ -12,7 +12,6 @@ from hub.feeders import (
     dose_duration,
     drift,
     etag,
-    get_feeder,
     grams_today,
     list_feeders,
     list_revisions,

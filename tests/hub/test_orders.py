@@ -11,7 +11,7 @@ from hub.command_states import CommandState
 from hub.commands import story
 from hub.database import Database
 from hub.errors import ConfigChanged, ConfigUnknown, HubError, InvalidOrder, KeyReused, NotFound, Stopped
-from hub.feeders import etag, get_feeder, take_state
+from hub.feeders import etag, take_state
 from hub.models import Command, CommandStep, ConfigRevision, Feeder, IdempotencyKey, Site
 from hub.orders import Key, Order, merge_patch, place, placed_before, to_message
 from hub.protocol.messages import FeederConfig
@@ -372,9 +372,10 @@ def test_the_same_key_with_another_body_is_refused(session: Session) -> None:
     refused(session, order("feed", args={"grams": 300.0}, key=Key("someone", KEY.text, "body-2")), KeyReused)
 
 
-def test_the_same_key_of_another_actor_is_another_key(session: Session) -> None:
+def test_the_same_key_of_another_owner_is_another_key(session: Session) -> None:
     first = placed(session, order("feed", args={"grams": 250.0}, key=KEY))
-    second = placed(session, order("feed", args={"grams": 250.0}, key=KEY, actor="ben"))
+    theirs = Key("somebody else", KEY.text, KEY.fingerprint)
+    second = placed(session, order("feed", args={"grams": 250.0}, key=theirs))
     assert first.id != second.id
 
 

@@ -12,7 +12,7 @@ from hub import settlement
 from hub.command_states import SETTLED, CommandState
 from hub.commands import story
 from hub.database import Database
-from hub.feeders import drift, get_feeder, take_state
+from hub.feeders import drift, take_state
 from hub.models import Command, ConfigRevision, Feeder, Site
 from hub.protocol.messages import Outcome
 from hub.settlement import Settled
@@ -604,7 +604,7 @@ def test_a_command_moves_as_the_table_says_and_no_other_way(session: Session, be
             session.delete(step)
         session.flush()
         allowed = to in _ALLOWED[before]
-        assert settlement.advance(session, command.id, to, "test", after(1)) is allowed
+        assert (settlement.advance(session, command.id, to, "test", after(1)) is not None) is allowed
         row = now_is(session, command)
         assert row.state == (to if allowed else before)
         assert states(session, command) == ([to] if allowed else [])

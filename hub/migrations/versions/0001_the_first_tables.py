@@ -164,13 +164,13 @@ def upgrade() -> None:
 
     op.create_table(
         "idempotency_key",
-        sa.Column("actor", sa.String(length=100), nullable=False),
+        sa.Column("owner", sa.String(length=26), nullable=False),
         sa.Column("key", sa.String(length=200), nullable=False),
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
         sa.Column("command_id", sa.String(length=26), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["command_id"], ["command.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("actor", "key"),
+        sa.PrimaryKeyConstraint("owner", "key"),
     )
     # ### end Alembic commands ###
 
