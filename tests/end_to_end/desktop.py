@@ -69,7 +69,8 @@ Answer = Callable[["ScriptedDesktop", Order], None]
 class ScriptedDesktop:
     """One site's desktop. `beating` False: it is connected and says nothing, so it is not alive.
 
-    answer: what it does with a command. outcomes: what its journal says in a report, by command id (else `not_seen`).
+    answer: what it does with a command. orders: those that it got; heard: the names of all, `ping` and so on included.
+    outcomes: what its journal says in a report, by command id (else `not_seen`).
     """
 
     def __init__(self, port: int, site: str, secret: str, feeders: list[str], *, heartbeat_s: float = 0.5) -> None:
@@ -77,6 +78,7 @@ class ScriptedDesktop:
         self.answer: Answer = applied
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.orders: list[Order] = []
+        self.heard: list[str] = []
         self.reports: list[list[str]] = []
         self.feeders = {name: Feeder() for name in feeders}
         self.journal_id = str(ULID())
@@ -110,8 +112,8 @@ class ScriptedDesktop:
         )
         client.on_subscribe = lambda *_: subscribed.set()
         client.on_message = self._on_message
-        self._client = client
         client.connect("127.0.0.1", self._port, keepalive=5)
+        self._client = client
         client.loop_start()
         if not subscribed.wait(within_s):
             self._finish()
@@ -122,6 +124,21 @@ class ScriptedDesktop:
             self._beats = threading.Thread(target=self._beat_on, args=(self._leaving,))
             self._beats.start()
         return self
+
+    def is_let_in(self) -> bool:
+        """Try to connect; for a broker that does not know the site yet, or is not there."""
+        try:
+            self.connect(within_s=1)
+        except (NotLetIn, OSError):
+            return False
+        return True
+
+    def fall_silent(self) -> None:
+        """No more heartbeats, over a connection that stays."""
+        self._leaving.set()
+        if self._beats is not None:
+            self._beats.join()
+            self._beats = None
 
     def leave(self) -> None:
         """End the session on purpose."""
@@ -144,10 +161,7 @@ class ScriptedDesktop:
         self._finish()
 
     def _finish(self) -> None:
-        self._leaving.set()
-        if self._beats is not None:
-            self._beats.join()
-            self._beats = None
+        self.fall_silent()
         if self._client is not None:
             self._client.loop_stop()
             if (opened := self._client.socket()) is not None:
@@ -208,6 +222,7 @@ class ScriptedDesktop:
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         levels = message.topic.removeprefix(self.root + "/").split("/")
         order = Order(levels[1] if levels[0] == "feeders" else None, message.retain, json.loads(message.payload))
+        self.heard.append(order.name)
         if order.name == "report":
             self.reports.append(order.args["commands"])
             self.tell_states()

@@ -1,0 +1,79 @@
+"""An external mosquitto, set up by `feeder-hub export mosquitto`, and an external redis-server."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.end_to_end.hub_process import Child, environment, feeder_hub, until
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as once:
+        port: int = once.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+class Mosquitto:
+    """Runs with the files that the hub exports."""
+
+    def __init__(self, program: str, directory: Path, data_dir: Path) -> None:
+        self.port = free_port()
+        self._program, self._directory, self._data_dir = program, directory, data_dir
+        self._child: Child | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def export(self) -> None:
+        """Write the files, and let mosquitto read them again if it runs."""
+        done = feeder_hub("export", "mosquitto", self._directory, "--data-dir", self._data_dir)
+        assert done.returncode == 0, done.stderr
+        conf = self._directory / "mosquitto.conf"
+        exported = conf.read_text()
+        assert "listener 1883 127.0.0.1" in exported
+        # A free port; and mosquitto started by root would give up the right to read the test's directory.
+        own = exported.replace("listener 1883", f"listener {self.port}")
+        conf.write_text(own + ("user root\n" if os.geteuid() == 0 else ""))
+        if self._child is not None:
+            self._child.send(signal.SIGHUP)
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    @contextmanager
+    def running(self) -> Iterator["Mosquitto"]:
+        self.export()
+        command = [self._program, "-c", str(self._directory / "mosquitto.conf")]
+        self._child = Child(command, self._directory / "mosquitto.out", environment({}))
+        try:
+            until(lambda: _listens(self.port))
+            yield self
+        finally:
+            self.kill()
+
+
+@contextmanager
+def redis_server(program: str, directory: Path) -> Iterator[str]:
+    """Its URL."""
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(directory)]
+    child = Child([program, *options], directory / "redis.out", environment({}))
+    try:
+        until(lambda: _listens(port))
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        child.kill()

@@ -1,0 +1,169 @@
+"""Starting and stopping: cleanly, by force, twice, with taken ports and wrong settings."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.end_to_end.conftest import StartFarm
+from tests.end_to_end.events import EventStream
+from tests.end_to_end.hub_process import HubProcess, children_of, feeder_hub, feeder_hub_json, is_running, until
+
+STOPS_WITHIN_S = 5.0
+
+
+@pytest.fixture
+def demo(start_farm: StartFarm) -> HubProcess:
+    hub = start_farm("--demo", liveness__ttl_s=5).hub
+    with hub.api() as api:
+        until(lambda: api.get("/sites/demo/liveness").json()["alive"], 10)
+    return hub
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything_within_five_seconds(demo: HubProcess, number: signal.Signals) -> None:
+    children = children_of(demo.child.pid)
+    assert len(children) == 2, children
+    with ExitStack() as stack:
+        streams = [stack.enter_context(EventStream(demo)) for _ in range(3)]
+        idle = stack.enter_context(httpx.Client(base_url=demo.http_url))
+        assert idle.get("/healthz").status_code == 200
+        half = stack.enter_context(socket.create_connection(("127.0.0.1", demo.mqtt_port)))
+        half.sendall(b"\x10")
+
+        ended = demo.child.stop(number)
+
+        for stream in streams:
+            assert stream.ended.wait(1)
+    assert ended.code == 0, demo.log
+    assert ended.after_s < STOPS_WITHIN_S
+    assert not [line for pid, line in children.items() if is_running(pid)]
+    assert "Traceback" not in demo.log
+    assert "error" not in demo.log
+
+
+def test_a_stop_amid_a_change_keeps_its_row_and_ends_in_time(start_farm: StartFarm) -> None:
+    farm = start_farm(commands__timeout_s=30, liveness__ttl_s=5)
+    site = farm.new_site()
+    desktop = farm.desktop(site)
+    desktop.answer = lambda _desktop, _order: None
+    command = site.put_config(headers={"Prefer": "respond-async"}).json()["command_id"]
+    ended = farm.hub.stop()
+    assert (ended.code, ended.after_s < STOPS_WITHIN_S) == (0, True)
+    desktop.wait_cut_off()
+    farm.hub.start()
+    assert site.command(command)["state"] == "sent"
+
+
+def test_a_killed_hub_leaves_no_orphan_and_the_next_goes_on_with_its_data(demo: HubProcess) -> None:
+    children = children_of(demo.child.pid)
+    assert len(children) == 2, children
+    with demo.api() as api:
+        changed = api.patch("/sites/demo/feeders/f1/config", json={"meal_g": 345})
+        assert changed.status_code == 200
+
+    demo.kill()
+    until(lambda: not [line for pid, line in children.items() if is_running(pid)])
+
+    demo.start()
+    assert "shown this once" not in demo.hello
+    with demo.api() as api:
+        until(lambda: api.get("/sites/demo/liveness").json()["alive"], 10)
+        assert api.get("/sites/demo/feeders/f1/config").json()["meal_g"] == 345
+        assert api.get("/sites/demo/commands").json()["items"][0]["state"] == "applied"
+        assert api.patch("/sites/demo/feeders/f2/config", json={"meal_g": 346}).status_code == 200
+
+
+def test_a_killed_demo_desktop_is_seen_at_once(demo: HubProcess) -> None:
+    (desktop,) = [pid for pid, line in children_of(demo.child.pid).items() if "device_sim" in line]
+    with demo.api() as api, EventStream(demo) as stream:
+        os.kill(desktop, signal.SIGKILL)
+        stream.wait_for("liveness", 2, alive=False, site="demo", ended_by="will")
+        assert api.get("/sites/demo/liveness").json()["alive"] is False
+
+
+@pytest.mark.parametrize(
+    ("flag", "names"),
+    [
+        ("--http-port", ("--http-port", "FEEDER_HUB_HTTP__PORT", "http.port")),
+        ("--mqtt-port", ("--mqtt-port", "FEEDER_HUB_MQTT__PORT", "mqtt.port")),
+    ],
+)
+def test_a_taken_port_is_told_with_its_setting(tmp_path: Path, taken: int, flag: str, names: tuple[str, ...]) -> None:
+    ports = {"--http-port": 0, "--mqtt-port": 0, flag: taken}
+    flags = [str(part) for pair in ports.items() for part in pair]
+    done = feeder_hub("serve", "--demo", "--data-dir", tmp_path / "data", *flags)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for name in (*names, str(taken)):
+        assert name in done.stderr
+    assert "Feeder Hub" not in done.stdout, "no token is shown that nobody can use"
+
+
+def test_a_misspelt_setting_is_told_with_the_nearest_right_one(tmp_path: Path) -> None:
+    done = feeder_hub("serve", "--data-dir", tmp_path / "data", htpp__port=0)
+    assert done.returncode == 2
+    assert "FEEDER_HUB_HTPP__PORT" in done.stderr
+    assert "did you mean FEEDER_HUB_HTTP__PORT?" in done.stderr
+    assert not (tmp_path / "data").exists(), "nothing was begun"
+
+
+def test_a_second_hub_in_one_data_directory_is_refused_and_the_first_runs_on(start_farm: StartFarm) -> None:
+    first = start_farm().hub
+    second = feeder_hub("serve", "--data-dir", first.data_dir, "--http-port", "0", "--mqtt-port", "0")
+    assert second.returncode == 1
+    assert str(first.data_dir) in second.stderr
+    assert "Traceback" not in second.stderr
+    with first.api() as api:
+        assert api.get("/sites").status_code == 200
+    assert first.valkey_pid() is not None
+
+
+def test_a_data_directory_with_a_long_name_is_no_hindrance(tmp_path: Path) -> None:
+    hub = HubProcess(tmp_path / ("long" * 20) / ("er" * 40))
+    try:
+        hub.start()
+        assert hub.stop().code == 0
+    finally:
+        hub.discard()
+
+
+def test_the_command_line_works_without_a_running_hub(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    made = feeder_hub_json("site", "add", "pond7", "--feeders", "2", "--data-dir", data)
+    assert made["site"] == "pond7"
+    assert made["feeders"] == ["f1", "f2"]
+    assert (made["mqtt"]["username"], len(made["mqtt"]["secret"]) > 30) == ("pond7", True)
+    assert feeder_hub_json("token", "add", "--role", "viewer", "--site", "pond7", "--data-dir", data)["token"]
+    listed = feeder_hub_json("site", "list", "--data-dir", data)["items"]
+    assert [(item["site"], item["feeders"]) for item in listed] == [("pond7", ["f1", "f2"])]
+    for wrong in (
+        ("site", "add", "pond7"),
+        ("site", "add", "Pond"),
+        ("token", "add", "--role", "viewer", "--site", "x"),
+    ):
+        done = feeder_hub(*wrong, "--data-dir", data)
+        assert done.returncode == 1, wrong
+        assert done.stderr.strip()
+        assert "Traceback" not in done.stderr
+    assert feeder_hub("token", "add", "--role", "king", "--data-dir", data).returncode == 2
+
+
+def test_the_doctor_finds_a_fresh_machine_fine_and_a_taken_port_not(tmp_path: Path, taken: int) -> None:
+    free = {"http__port": 0, "mqtt__port": 0}
+    assert feeder_hub_json("doctor", "--data-dir", tmp_path / "data", **free)["fine"] is True
+    done = feeder_hub("doctor", "--data-dir", tmp_path / "data", **(free | {"http__port": taken}))
+    assert done.returncode == 1
+    assert "http.port" in done.stdout
