@@ -81,7 +81,7 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     data_dir = DataDir(settings.data_dir)
-    with http_socket(settings) as listening:
+    with data_dir.alone(), http_socket(settings) as listening:
         async with contextlib.AsyncExitStack() as stack:
             services, broker_url = await stack.enter_async_context(hub_parts(settings, data_dir))
             await stack.enter_async_context(http_server(services, listening))

@@ -56,9 +56,15 @@ async def get_config(call: Call) -> Response:
         raise NotFound(
             "Nobody knows this feeder's config yet: its desktop has not reported it. PUT one, or wait for it."
         )
-    if call.request.headers.get("if-none-match") == tag:
+    if _has(call.request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers={"ETag": tag})
     return json_answer(config, headers={"ETag": tag})
+
+
+def _has(if_none_match: str | None, tag: str) -> bool:
+    """Whether the caller has this config already. Weak tags count, as RFC 9110 says of If-None-Match."""
+    tags = [known.strip().removeprefix("W/") for known in (if_none_match or "").split(",")]
+    return tag in tags or "*" in tags
 
 
 async def put_config(call: Call) -> Response:

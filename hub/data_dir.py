@@ -1,6 +1,9 @@
 """The data directory: what one hub keeps on its machine. Its secrets are readable by their owner only."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ulid import ULID
@@ -22,6 +25,18 @@ class DataDir:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DataDirError(f"the data directory {self.path} cannot be made: {error.strerror}") from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every other hub process out of the directory; the command line may still come in."""
+        with (self.path / "hub.lock").open("wb") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataDirError(
+                    f"another hub is running with the data directory {self.path}; choose another one with --data-dir"
+                ) from None
+            yield
 
     def hub_id(self) -> str:
         """Names this hub process in the topics of replies; stays the same."""

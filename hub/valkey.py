@@ -8,7 +8,6 @@ Start it from the main thread: the kernel ties the child to the thread that made
 """
 
 import asyncio
-import fcntl
 import os
 import platform
 import shutil
@@ -143,12 +142,13 @@ async def embedded_valkey(data_dir: Path) -> AsyncIterator[EmbeddedValkey]:
     """Run a server for the length of the block. Its log is `data_dir`/valkey.log.
 
     The socket is `data_dir`/valkey.sock, or in a private temporary directory where that path is too long.
-    Raises ValkeyError if no server is installed, if it does not start, or if another process runs one here.
+    The directory must be this process's alone (`DataDir.alone`). Raises ValkeyError if no server is installed or if it
+    does not start.
     """
     program = find_program()
     data_dir = data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(data_dir / "valkey.lock"), _socket_in(data_dir) as socket:
+    with _socket_in(data_dir) as socket:
         if await _answers(socket):
             await _shut_down(socket)
         server = EmbeddedValkey(program, socket, data_dir / "valkey.log")
@@ -185,17 +185,6 @@ def find_program() -> Path:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Two servers on one socket path would take it from each other."""
-    with lock.open("wb") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValkeyError(f"another hub is running with the data directory {lock.parent}") from None
-        yield
-
-
-@contextmanager
 def _socket_in(data_dir: Path) -> Iterator[Path]:
     socket = data_dir / "valkey.sock"
     if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
@@ -210,7 +199,7 @@ async def _answers(socket: Path) -> bool:
 
 
 async def _shut_down(left_behind: Path) -> None:
-    """End a server whose hub is gone: the lock is ours, so nobody else is using it."""
+    """End a server whose hub is gone: the directory is ours alone, so nobody else is using it."""
     log.warning("shutting down a server that an earlier hub left behind", socket=str(left_behind))
     await _ask(left_behind, b"SHUTDOWN NOSAVE\r\n")
 

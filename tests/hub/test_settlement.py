@@ -599,7 +599,8 @@ def test_a_command_moves_as_the_table_says_and_no_other_way(session: Session, be
     for to in CommandState:
         command = dose(session)
         session.flush()
-        command.state, command.settled_at = before, NOW if before in SETTLED else None
+        row = session.get_one(Command, command.id)
+        row.state, row.settled_at = before, NOW if before in SETTLED else None
         for step in story(session, command.id):
             session.delete(step)
         session.flush()

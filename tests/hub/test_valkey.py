@@ -87,7 +87,7 @@ async def test_the_end_of_the_block_leaves_no_process_and_no_socket(tmp_path: Pa
         assert is_running(pid)
     assert not is_running(pid)
     assert server.pid is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["valkey.lock", "valkey.log"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["valkey.log"]
 
 
 async def test_a_server_that_will_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,14 +153,6 @@ async def test_the_terminals_interrupt_does_not_reach_it(tmp_path: Path) -> None
     async with embedded_valkey(tmp_path) as server:
         assert server.pid is not None
         assert os.getsid(server.pid) == server.pid != os.getsid(0)
-
-
-async def test_a_second_hub_on_the_same_directory_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    async with parent_of_a_server(tmp_path) as (_, pid):
-        with pytest.raises(ValkeyError, match="another hub is running with the data directory"):
-            async with embedded_valkey(tmp_path):
-                pass
-        assert is_running(pid)
 
 
 async def test_a_server_left_behind_is_shut_down_at_the_next_start(tmp_path: Path) -> None:
