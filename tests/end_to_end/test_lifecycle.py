@@ -1,6 +1,5 @@
 """Starting and stopping: cleanly, by force, twice, with taken ports and wrong settings."""
 
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -32,8 +31,7 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything_within_five_seconds(demo: HubProcess, number: signal.Signals) -> None:
+def test_ctrl_c_stops_everything_within_five_seconds(demo: HubProcess) -> None:
     children = children_of(demo.child.pid)
     assert len(children) == 2, children
     with ExitStack() as stack:
@@ -43,7 +41,7 @@ def test_a_signal_stops_everything_within_five_seconds(demo: HubProcess, number:
         half = stack.enter_context(socket.create_connection(("127.0.0.1", demo.mqtt_port)))
         half.sendall(b"\x10")
 
-        ended = demo.child.stop(number)
+        ended = demo.stop()
 
         for stream in streams:
             assert stream.ended.wait(1)
@@ -54,13 +52,13 @@ def test_a_signal_stops_everything_within_five_seconds(demo: HubProcess, number:
     assert "error" not in demo.log
 
 
-def test_a_stop_amid_a_change_keeps_its_row_and_ends_in_time(start_farm: StartFarm) -> None:
+def test_a_sigterm_amid_a_change_keeps_its_row_and_ends_in_time(start_farm: StartFarm) -> None:
     farm = start_farm(commands__timeout_s=30, liveness__ttl_s=5)
     site = farm.new_site()
     desktop = farm.desktop(site)
     desktop.answer = lambda _desktop, _order: None
     command = site.put_config(headers={"Prefer": "respond-async"}).json()["command_id"]
-    ended = farm.hub.stop()
+    ended = farm.hub.child.stop(signal.SIGTERM)
     assert (ended.code, ended.after_s < STOPS_WITHIN_S) == (0, True)
     desktop.wait_cut_off()
     farm.hub.start()
@@ -84,14 +82,6 @@ def test_a_killed_hub_leaves_no_orphan_and_the_next_goes_on_with_its_data(demo: 
         assert api.get("/sites/demo/feeders/f1/config").json()["meal_g"] == 345
         assert api.get("/sites/demo/commands").json()["items"][0]["state"] == "applied"
         assert api.patch("/sites/demo/feeders/f2/config", json={"meal_g": 346}).status_code == 200
-
-
-def test_a_killed_demo_desktop_is_seen_at_once(demo: HubProcess) -> None:
-    (desktop,) = [pid for pid, line in children_of(demo.child.pid).items() if "device_sim" in line]
-    with demo.api() as api, EventStream(demo) as stream:
-        os.kill(desktop, signal.SIGKILL)
-        stream.wait_for("liveness", 2, alive=False, site="demo", ended_by="will")
-        assert api.get("/sites/demo/liveness").json()["alive"] is False
 
 
 @pytest.mark.parametrize(
@@ -147,18 +137,10 @@ def test_the_command_line_works_without_a_running_hub(tmp_path: Path) -> None:
     assert made["feeders"] == ["f1", "f2"]
     assert (made["mqtt"]["username"], len(made["mqtt"]["secret"]) > 30) == ("pond7", True)
     assert feeder_hub_json("token", "add", "--role", "viewer", "--site", "pond7", "--data-dir", data)["token"]
-    listed = feeder_hub_json("site", "list", "--data-dir", data)["items"]
-    assert [(item["site"], item["feeders"]) for item in listed] == [("pond7", ["f1", "f2"])]
-    for wrong in (
-        ("site", "add", "pond7"),
-        ("site", "add", "Pond"),
-        ("token", "add", "--role", "viewer", "--site", "x"),
-    ):
-        done = feeder_hub(*wrong, "--data-dir", data)
-        assert done.returncode == 1, wrong
-        assert done.stderr.strip()
-        assert "Traceback" not in done.stderr
-    assert feeder_hub("token", "add", "--role", "king", "--data-dir", data).returncode == 2
+    again = feeder_hub("site", "add", "pond7", "--data-dir", data)
+    assert again.returncode == 1
+    assert "pond7" in again.stderr
+    assert "Traceback" not in again.stderr
 
 
 def test_the_doctor_finds_a_fresh_machine_fine_and_a_taken_port_not(tmp_path: Path, taken: int) -> None:

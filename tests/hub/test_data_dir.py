@@ -10,9 +10,9 @@ from hub.data_dir import DataDir, DataDirError
 
 def test_a_second_hub_in_one_data_directory_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     with DataDir(tmp_path).alone():
+        second = DataDir(tmp_path).alone()
         with pytest.raises(DataDirError, match=f"another hub is running with the data directory {tmp_path}"):
-            with DataDir(tmp_path).alone():
-                pass
+            second.__enter__()
     with DataDir(tmp_path).alone():
         pass
 
