@@ -213,9 +213,9 @@ class ScriptedDesktop:
             }
             self.publish(f"feeders/{name}/state", state, retain=True)
 
-    def reply(self, order: Order, status: str, **said: Any) -> None:
+    def reply(self, order: Order, status: str, **said: Any) -> mqtt.MQTTMessageInfo:
         payload = json.dumps({"id": order.id, "status": status, "at": now(), **said}).encode()
-        self.client.publish(order.message["reply_to"], payload, qos=1)
+        return self.client.publish(order.message["reply_to"], payload, qos=1)
 
     # --- what it hears ------------------------------------------------------------------------------------------
 
@@ -279,8 +279,14 @@ def in_hand(desktop: ScriptedDesktop, order: Order) -> None:
 
 
 def rejected(code: str, **said: Any) -> Answer:
-    return lambda desktop, order: desktop.reply(order, "rejected", code=code, **said)
+    def answer(desktop: ScriptedDesktop, order: Order) -> None:
+        desktop.reply(order, "rejected", code=code, **said)
+
+    return answer
 
 
 def failed(code: str, **said: Any) -> Answer:
-    return lambda desktop, order: desktop.reply(order, "failed", code=code, **said)
+    def answer(desktop: ScriptedDesktop, order: Order) -> None:
+        desktop.reply(order, "failed", code=code, **said)
+
+    return answer

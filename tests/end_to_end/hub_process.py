@@ -32,6 +32,7 @@ def until(condition: Callable[[], T], within_s: float = 5.0, every_s: float = 0.
 def environment(settings: dict[str, object]) -> dict[str, str]:
     """This process's environment with these settings (`liveness__ttl_s=1.5`) and no others of the hub's."""
     ours = {key: value for key, value in os.environ.items() if not key.upper().startswith("FEEDER_HUB_")}
+    ours.pop("PYTHONDONTWRITEBYTECODE", None)  # dozens of starts, each compiling everything anew, take minutes
     return ours | {f"FEEDER_HUB_{name.upper()}": str(value) for name, value in settings.items()}
 
 

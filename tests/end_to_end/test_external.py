@@ -118,7 +118,7 @@ def test_what_a_desktop_said_while_the_hub_was_away_is_not_lost(outside: Outside
     command = site.put_config(headers={"Prefer": "respond-async"}, meal_g=330).json()["command_id"]
     order = desktop.ordered("set_config")
     farm.hub.kill()
-    desktop.reply(order, "applied", **desktop.result_of(order))
+    desktop.reply(order, "applied", **desktop.result_of(order)).wait_for_publish(5)
     desktop.vanish()
     farm.hub.start()
     assert site.settled(command)["state"] == "applied"

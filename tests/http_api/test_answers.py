@@ -7,7 +7,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.desktop import CONFIG, Answer, applied, applied_twice, failed, in_hand, rejected, silent
+from tests.end_to_end.desktop import (
+    CONFIG,
+    Answer,
+    Order,
+    ScriptedDesktop,
+    applied,
+    applied_twice,
+    failed,
+    in_hand,
+    rejected,
+    silent,
+)
 from tests.end_to_end.hub_process import until
 from tests.http_api.conftest import Scene, problem
 
@@ -236,9 +247,12 @@ def test_a_late_reply_settles_what_was_unknown(scene: Scene) -> None:
 
 
 def test_a_config_read_back_differently_is_no_success(scene: Scene) -> None:
-    scene.desktop.answer = lambda desktop, order: desktop.reply(
-        order, "applied", **(desktop.result_of(order) | {"config": order.args["config"] | {"meal_g": 299}})
-    )
+    def misread(desktop: ScriptedDesktop, order: Order) -> None:
+        desktop.reply(
+            order, "applied", **(desktop.result_of(order) | {"config": order.args["config"] | {"meal_g": 299}})
+        )
+
+    scene.desktop.answer = misread
     assert problem(scene.site.put_config(meal_g=300), 502, "plc-failed")["code"] == "read_back_differs"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.desktop import CONFIG, rejected, silent
+from tests.end_to_end.desktop import CONFIG, applied, rejected, silent
 from tests.end_to_end.hub_process import until
 from tests.http_api.conftest import Scene, faulty_fields, problem
 
@@ -75,7 +75,7 @@ def test_while_a_change_is_on_its_way_no_other_is_made_upon_the_config_before_it
         scene.desktop.reply(order, "applied", **scene.desktop.result_of(order))
         new_tag = first.result().headers["ETag"]
     problem(scene.site.put_config(headers={"If-Match": tag}, meal_g=340), 412, "config-changed")
-    scene.desktop.answer = lambda desktop, order: desktop.reply(order, "applied", **desktop.result_of(order))
+    scene.desktop.answer = applied
     assert scene.site.put_config(headers={"If-Match": new_tag}, meal_g=340).status_code == 200
 
 
