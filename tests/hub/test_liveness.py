@@ -398,6 +398,15 @@ async def test_calls_of_one_turn_travel_together_and_are_answered_in_their_order
     assert (await store.redis.info("clients"))["connected_clients"] <= 5
 
 
+async def test_calls_of_later_turns_come_later(store: Store) -> None:
+    calls = []
+    for n in range(200):
+        calls.append(store.call("RPUSH", "list", str(n)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls)
+    assert await store.redis.lrange("list", 0, -1) == [str(n) for n in range(200)]
+
+
 async def test_a_wrong_call_fails_alone(store: Store) -> None:
     await store.call("SET", "text", "x")
     results = await asyncio.gather(
