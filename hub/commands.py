@@ -91,7 +91,7 @@ class Commands:
         """Its end as anybody else who waits for it would see it; it may be another process that sent it."""
         with self._expecting(command.id) as end:
             command = await self.get(command.id)
-            if command.state in SETTLED or command.state is CommandState.UNKNOWN:
+            if command.state in SETTLED or command.state == CommandState.UNKNOWN:
                 return command
             return await self._end_of(command, end, wait_s)
 
