@@ -190,10 +190,9 @@ class HubProcess:
         """A command of `feeder-hub` on this hub's data directory."""
         return feeder_hub_json(*arguments, "--data-dir", self.data_dir, **self.settings)
 
-    def new_token(self, role: str, site: str | None = None, name: str | None = None) -> str:
+    def new_token(self, role: str, site: str | None = None) -> str:
         of_site = () if site is None else ("--site", site)
-        named = () if name is None else ("--name", name)
-        return str(self.cli_json("token", "add", "--role", role, *of_site, *named)["token"])
+        return str(self.cli_json("token", "add", "--role", role, *of_site)["token"])
 
     @contextmanager
     def api(self, token: str | None = None) -> Iterator[httpx.Client]:

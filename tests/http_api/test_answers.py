@@ -237,7 +237,7 @@ def test_an_accepted_change_can_be_followed_to_its_end(scene: Scene) -> None:
 def test_a_late_reply_settles_what_was_unknown(scene: Scene) -> None:
     scene.desktop.answer = silent
     unknown = problem(scene.site.put_config(meal_g=500), 504, "outcome-unknown")
-    assert scene.site.command(unknown["command_id"])["state"] == "unknown"
+    scene.site.in_state(unknown["command_id"], "unknown")
     order = scene.desktop.ordered("set_config")
 
     scene.desktop.reply(order, "applied", **scene.desktop.result_of(order))

@@ -107,17 +107,16 @@ def test_the_same_request_may_be_written_differently(scene: Scene) -> None:
     assert len(ids) == 1
 
 
-@pytest.mark.parametrize("names", [("one", "two"), (None, None)], ids=["other names", "names not given"])
-def test_two_tokens_have_keys_of_their_own(scene: Scene, names: tuple[str | None, str | None]) -> None:
-    ids = []
-    for name in names:
-        with scene.farm.hub.api(scene.farm.hub.new_token("operator", scene.site.name, name)) as api:
+def test_two_tokens_have_keys_of_their_own_though_nobody_named_them(scene: Scene) -> None:
+    ids = set()
+    for _ in range(2):
+        with scene.farm.hub.api(scene.farm.hub.new_token("operator", scene.site.name)) as api:
             body = {"name": "feed", "args": {"grams": 10}}
             path = scene.site.path("/feeders/f1/commands")
             answer = api.post(path, json=body, headers={"Idempotency-Key": scene.site.name})
             assert answer.status_code == 200
-            ids.append(answer.json()["id"])
-    assert len(set(ids)) == 2
+            ids.add(answer.json()["id"])
+    assert len(ids) == 2
 
 
 def test_a_key_outlives_the_hub(tmp_path: Path) -> None:
