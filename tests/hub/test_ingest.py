@@ -15,6 +15,7 @@ from ulid import ULID
 
 import hub.database
 import hub.ingest
+import hub.rounds
 from hub import presence, settlement
 from hub.command_states import CommandState
 from hub.feeders import get_feeder
@@ -420,6 +421,12 @@ async def test_the_last_bad_messages_of_a_site_are_kept_and_no_more(process: Pro
 # --- by the clock ------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub.rounds, "ROUND_EVERY_S", 0.05)
+
+
+@pytest.mark.usefixtures("_often")
 async def test_a_desktop_that_falls_silent_is_told_once_however_many_processes_look(
     start_process: StartProcess,
 ) -> None:
@@ -429,20 +436,22 @@ async def test_a_desktop_that_falls_silent_is_told_once_however_many_processes_l
         await two.beat()
         await one.store.redis.delete(f"fh:{{{SITE}}}:alive")  # as its time to live does
         await heard.hear("liveness", 2)
-        await asyncio.sleep(1.1)  # two rounds more: nobody may tell it again
+        await asyncio.sleep(0.2)  # some rounds more: nobody may tell it again
         await heard.settled()
         assert [told["alive"] for told in heard.told("liveness")] == [True, False]
     assert await spans(one) == [("session-1", "expired")]
 
 
+@pytest.mark.usefixtures("_often")
 async def test_while_liveness_is_unknown_nobody_is_declared_offline(process: Process) -> None:
     await process.beat()
     await process.store.redis.flushall()
     async with process.rounds():
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.2)
     assert await spans(process) == [("session-1", None)]
 
 
+@pytest.mark.usefixtures("_often")
 async def test_what_another_process_left_sent_is_found_overdue_and_asked_about(start_process: StartProcess) -> None:
     gone, here = await start_process("h1", timeout_s=0.1), await start_process("h2", timeout_s=0.1)
     await gone.beat()
