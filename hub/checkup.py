@@ -1,6 +1,7 @@
 """The checks of `feeder-hub doctor`: each finds one thing right, or says what to do."""
 
 import asyncio
+import os
 import shutil
 import socket
 from collections.abc import Awaitable, Callable
@@ -95,6 +96,8 @@ def database_check(url: str) -> Check:
 
 def disk_check(data_dir: Path) -> Check:
     async def check() -> Finding:
+        if not os.access(data_dir, os.W_OK):
+            return Finding("disk", fine=False, text=f"{data_dir} cannot be written; choose another one with --data-dir")
         free = shutil.disk_usage(data_dir).free
         text = f"{data_dir}: {free // 2**20} MiB free"
         return Finding("disk", free >= LOW_DISK_BYTES, text if free >= LOW_DISK_BYTES else text + "; make room")

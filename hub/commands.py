@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Final
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -26,6 +27,9 @@ from hub.settlement import Settled
 from hub.stream import LiveStream
 
 log = structlog.get_logger()
+
+TIMER_SLACK_S: Final = 0.005
+"""A timer may wake up some milliseconds before its time; the deadline must have passed by then."""
 
 ENDS = Counter("feeder_hub_command_ends_total", "Commands that came to an end, by name and state.", ["name", "state"])
 DURATION = Histogram("feeder_hub_command_seconds", "From an order to its settled end.", ["name"])
@@ -136,7 +140,7 @@ class Commands:
         if wait_s == 0:
             return command
         try:
-            return await asyncio.wait_for(end, max(0.0, patience_s))
+            return await asyncio.wait_for(end, max(0.0, patience_s) + TIMER_SLACK_S)
         except TimeoutError:
             overdue = await self.mark_overdue(only=command.id)
             return overdue[0] if overdue else await self.get(command.id)

@@ -29,7 +29,11 @@ class DataDir:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep every other hub process out of the directory; the command line may still come in."""
-        with (self.path / "hub.lock").open("wb") as held:
+        try:
+            lock = (self.path / "hub.lock").open("wb")
+        except OSError as error:
+            raise DataDirError(f"the data directory {self.path} cannot be written: {error.strerror}") from error
+        with lock as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

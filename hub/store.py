@@ -1,4 +1,4 @@
-"""The Redis side: calls that are made in one turn of the event loop travel in one pipeline."""
+"""The Redis side: calls that are made while a pipeline is on its way travel together in the next one, in order."""
 
 import asyncio
 from typing import Any, Final, Self
@@ -36,34 +36,34 @@ class Store:
             retry=Retry(NoBackoff(), 0),
         )
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Reply]]] = []
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._sending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while self._flushes:
-            await asyncio.wait(self._flushes)
+        while self._sending is not None:
+            await asyncio.wait({self._sending})
         await self.redis.aclose()
 
     def call(self, *command: Any) -> asyncio.Future[Reply]:
-        """One Redis command; its reply comes with those of all others that this loop turn made, in order."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Reply] = loop.create_future()
+        """One Redis command. Calls are carried out in the order in which they are made, also those of later turns."""
+        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, done))
-        if len(self._waiting) == 1:
-            loop.call_soon(self._flush)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send(), name="redis-pipelines")
         return done
 
     async def calls(self, *commands: tuple[Any, ...]) -> list[Reply]:
         """Several commands, replies in their order. Raises what the first failing one raised."""
         return await asyncio.gather(*[self.call(*command) for command in commands])
 
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        task = asyncio.create_task(self._run(waiting), name="redis-pipeline")
-        self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
+    async def _send(self) -> None:
+        # One pipeline at a time: two would go over two connections, and the later one might be carried out first.
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            await self._run(waiting)
+        self._sending = None
 
     async def _run(self, waiting: list[tuple[tuple[Any, ...], asyncio.Future[Reply]]]) -> None:
         replies: list[Any]
