@@ -48,13 +48,18 @@ class BrokerAddress:
     @classmethod
     def parse(cls, url: str, username: str, password: str) -> Self:
         """`mqtt://[user:password@]host[:1883]` or `mqtts://…[:8883]`; user and password given here are the default."""
-        parts = urlsplit(url)
+        expected = "mqtt.url must look like mqtt://host:1883 or mqtts://user:password@host:8883"
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise BadBrokerUrl(f"{expected}: {error}") from error
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-            raise BadBrokerUrl("mqtt.url must look like mqtt://host:1883 or mqtts://user:password@host:8883")
+            raise BadBrokerUrl(expected)
         tls = parts.scheme == "mqtts"
         return cls(
             parts.hostname,
-            parts.port or (8883 if tls else 1883),
+            port or (8883 if tls else 1883),
             tls,
             unquote(parts.username) if parts.username else username,
             unquote(parts.password) if parts.password else password,
@@ -210,8 +215,9 @@ class PahoLink:
 
             try:
                 self._receive(Message(message.topic, bytes(message.payload), message.retain, arrived_at_s, acknowledge))
-            finally:
-                self._arrived.popleft()
+            except Exception:
+                log.exception("a message could not be handed over", topic=message.topic)
+            self._arrived.popleft()
 
 
 def _without_delay(_client: Client, _data: Any, sock: Any) -> None:
