@@ -9,6 +9,7 @@ import errno
 import gc
 import hmac
 import resource
+import shlex
 import signal
 import socket
 import sys
@@ -91,7 +92,7 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
                 await stack.enter_async_context(
                     demo.desktop(broker_url, settings.mqtt.root, secret_file, data_dir, heartbeat_s)
                 )
-            await say_hello(services, listening, broker_url, with_demo=with_demo)
+            await say_hello(settings, services, listening, broker_url, with_demo=with_demo)
             gc.collect()
             gc.freeze()  # what is there now stays; the collector need not look at it again
             await stop.wait()
@@ -233,13 +234,19 @@ def http_socket(settings: Settings) -> Iterator[socket.socket]:
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        why = "another program has that port" if error.errno == errno.EADDRINUSE else error.strerror
-        raise CannotStart(
-            f"HTTP cannot listen on {host}:{port}: {why}. "
-            "Choose another port: --http-port, FEEDER_HUB_HTTP__PORT or http.port."
-        ) from error
+        raise CannotStart(f"HTTP cannot listen on {host}:{port}: {how_to_listen(error, 'http')}") from error
     with listening:
         yield listening
+
+
+def how_to_listen(error: OSError, section: str) -> str:
+    """Why an address cannot be listened on, and which setting changes it."""
+    if error.errno == errno.EADDRINUSE:
+        flag, variable = f"--{section}-port", f"FEEDER_HUB_{section.upper()}__PORT"
+        return f"another program has that port. Choose another one: {flag}, {variable} or {section}.port."
+    if error.errno == errno.EACCES:
+        return f"ports below 1024 need special rights. Choose another one in {section}.port."
+    return f"{error.strerror or error}. {section}.host must be an address of this machine."
 
 
 class Server(uvicorn.Server):
@@ -275,7 +282,9 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
 # --- the command line -------------------------------------------------------------------------------------------
 
 
-async def say_hello(services: Services, listening: socket.socket, broker_url: str, *, with_demo: bool) -> None:
+async def say_hello(
+    settings: Settings, services: Services, listening: socket.socket, broker_url: str, *, with_demo: bool
+) -> None:
     """Where to look, and at the very first start the first administrator's token."""
     host, port = listening.getsockname()[:2]
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -291,7 +300,8 @@ async def say_hello(services: Services, listening: socket.socket, broker_url: st
         )
         lines += ["", f"  The first administrator's token, shown this once:  {shown}"]
     else:
-        lines += ["", "  A further token:  feeder-hub token add --role admin"]
+        data_dir = shlex.quote(str(settings.data_dir))
+        lines += ["", f"  A further token:  {sys.argv[0]} token add --role admin --data-dir {data_dir}"]
     if with_demo:
         lines += [
             "",
@@ -322,8 +332,17 @@ def workplace_from(data_dir: Path | None) -> Workplace:
     return Workplace(place, database_url(settings, place), Topics(settings.mqtt.root))
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("feeder-hub"))
+        raise typer.Exit
+
+
+VersionOption = Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print it.")]
+
+
 @app.callback()
-def feeder_hub(context: typer.Context) -> None:
+def feeder_hub(context: typer.Context, _version: VersionOption = False) -> None:
     """Feeder Hub: fish farms, fed from afar. Settings: TOML file, FEEDER_HUB_... in the environment, then flags."""
     context.obj = workplace_from
 
@@ -351,9 +370,15 @@ def serve(
 
 
 @app.command(name="doctor")
-def check_everything(data_dir: DataDirOption = None, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def check_everything(
+    data_dir: DataDirOption = None,
+    http_port: HttpPortOption = None,
+    mqtt_port: MqttPortOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check settings, ports, Redis, database and disk. Ends with 1 if something has to be mended, and says what."""
-    settings = settings_from(data_dir=data_dir, config=config)
+    settings = settings_from(data_dir=data_dir, http__port=http_port, mqtt__port=mqtt_port, config=config)
     logs.configure("error", settings.log.format)
     place = DataDir(settings.data_dir)
     http, mqtt = settings.http, settings.mqtt
