@@ -30,7 +30,7 @@ from broker.server import BrokerOptions, EmbeddedBroker, ListenError
 from config.settings import Settings, SettingsError, load
 from http_api.app import create_app
 from http_api.operations import Services
-from http_api.service import BrokerCounters
+from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import Role, add_token, has_tokens, new_secret
 from hub.cli import doctor, export, site, token
@@ -57,6 +57,7 @@ from hub.valkey import embedded_valkey
 
 LINK_WITHIN_S: Final = 5.0
 HTTP_STOPS_WITHIN_S: Final = 2
+MOST_OPEN_FILES: Final = 65_536
 THREADS_TAKE_TURNS_EVERY_S: Final = 0.0005
 """A change passes through three threads (event loop, database, MQTT); at Python's 5 ms each waits for the others."""
 
@@ -103,7 +104,9 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
 def allow_many_connections() -> None:
     """Each connection needs an open file; take as many as the system lets us have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    with contextlib.suppress(ValueError, OSError):  # then it is what it was, and `max_connections` is the lower
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.asynccontextmanager
@@ -121,24 +124,32 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         rejects = Rejects(store)
         topics = Topics(settings.mqtt.root)
         broker = None
+        hub_listens = asyncio.Event()
         if settings.mqtt.url is None:
             broker, address = await stack.enter_async_context(
-                embedded_broker(settings, database, topics, rejects, tasks)
+                embedded_broker(settings, database, topics, rejects, tasks, hub_listens)
             )
-            broker_url = f"mqtt://{address.host}:{address.port}"
+            broker_url = f"mqtt://{bracketed(address.host)}:{address.port}"
         else:
             address = BrokerAddress.parse(settings.mqtt.url, HUB_USER, data_dir.hub_mqtt_secret())
-            broker_url = f"{'mqtts' if address.tls else 'mqtt'}://{address.host}:{address.port}"
+            broker_url = f"{'mqtts' if address.tls else 'mqtt'}://{bracketed(address.host)}:{address.port}"
         await begin_liveness(database, liveness, nobody_is_connected=broker is not None)
         hub_id = settings.hub.id or data_dir.hub_id()
         desk = Desk(hub_id, topics, settings.commands.timeout_s)
-        link = PahoLink(address, f"{HUB_USER}-{hub_id}", topics.hub_filters(hub_id))
-        commands = Commands(database, liveness, stream, desk, link)
+        link = PahoLink(
+            address,
+            f"{HUB_USER}-{hub_id}",
+            topics.hub_filters(hub_id),
+            connect_timeout_s=settings.mqtt.connect_timeout_s,
+        )
+        commands = Commands(database, liveness, stream, rejects, desk, link)
         conversation = Conversation(database, commands, desk, link, tasks)
         ingest = Ingest(database, liveness, stream, commands, conversation, rejects, topics, tasks)
         await stack.enter_async_context(link.running(ingest.receive))
         await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation))
-        if not await link.wait_connected(LINK_WITHIN_S):
+        if await link.wait_connected(LINK_WITHIN_S):
+            hub_listens.set()
+        else:
             log.warning("no MQTT broker yet; the hub goes on trying", url=broker_url, reason=link.last_fault)
         yield (
             Services(
@@ -149,7 +160,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 commands=commands,
                 rejects=rejects,
                 link=link,
-                end_mqtt_session=None if broker is None else broker.disconnect_client,
+                end_mqtt_session=None if broker is None else broker.disconnect_user,
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),
             ),
@@ -159,7 +170,12 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
 
 @contextlib.asynccontextmanager
 async def embedded_broker(
-    settings: Settings, database: Database, topics: Topics, rejects: Rejects, tasks: Tasks
+    settings: Settings,
+    database: Database,
+    topics: Topics,
+    rejects: Rejects,
+    tasks: Tasks,
+    hub_listens: asyncio.Event,
 ) -> AsyncIterator[tuple[EmbeddedBroker, BrokerAddress]]:
     """The broker in this process, and where the hub's own link finds it."""
     hub_secret = new_secret()
@@ -177,34 +193,38 @@ async def embedded_broker(
             tasks.start(rejects.record(refusal.identity, "forbidden", detail, refusal.topic or ""), "record refusal")
 
     options = BrokerOptions(
-        host=settings.mqtt.host,
+        host=bracketed(settings.mqtt.host),
         port=settings.mqtt.port,
         connect_timeout_s=settings.mqtt.connect_timeout_s,
         max_packet_bytes=settings.mqtt.max_packet_bytes,
         max_connections=settings.mqtt.max_connections,
     )
-    broker = EmbeddedBroker(options, authenticate_with(database, hub_secret), topics, record)
+    broker = EmbeddedBroker(options, authenticate_with(database, hub_secret, hub_listens), topics, record)
     try:
         await broker.start()
     except ListenError as error:
         raise CannotStart(f"{error}. Choose another port: --mqtt-port, FEEDER_HUB_MQTT__PORT or mqtt.port.") from error
-    counters = BrokerCounters(lambda: broker.counters)
-    REGISTRY.register(counters)
+    figures = BrokerFigures(lambda: broker.counters)
+    REGISTRY.register(figures)
     try:
-        host = "127.0.0.1" if settings.mqtt.host in ("0.0.0.0", "::") else settings.mqtt.host  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.mqtt.host, settings.mqtt.host)  # noqa: S104
         yield broker, BrokerAddress(host, broker.port, tls=False, username=HUB_USER, password=hub_secret)
     finally:
-        REGISTRY.unregister(counters)
+        REGISTRY.unregister(figures)
         await broker.shutdown()
 
 
-def authenticate_with(database: Database, hub_secret: str) -> Authenticate:
-    """Who a user name and a password are: the hub itself, or a site."""
+def authenticate_with(database: Database, hub_secret: str, hub_listens: asyncio.Event) -> Authenticate:
+    """Who a user name and a password are: the hub itself, or a site.
+
+    A site is let in when the hub listens: what it says before that would reach nobody.
+    """
 
     async def authenticate(username: str, password: bytes) -> Identity | None:
         if username == HUB_USER:
             return Identity("hub", HUB_USER) if hmac.compare_digest(password, hub_secret.encode()) else None
         if await database.read(lambda session: secret_matches(session, username, password)):
+            await hub_listens.wait()
             return Identity("site", username)
         return None
 
@@ -222,6 +242,11 @@ async def begin_liveness(database: Database, liveness: LivenessKeys, *, nobody_i
 
 def database_url(settings: Settings, data_dir: DataDir) -> str:
     return settings.database.url or sqlite_url(data_dir.path)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in an address with a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------
@@ -287,7 +312,7 @@ async def say_hello(
 ) -> None:
     """Where to look, and at the very first start the first administrator's token."""
     host, port = listening.getsockname()[:2]
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    base = f"http://{bracketed(host)}:{port}"
     lines = [f"Feeder Hub {services.version} is running. Ctrl-C stops it.", ""]
     lines += [
         f"  HTTP   {base}/api/v1   (its document: {base}/api/v1/openapi.json)",
@@ -315,19 +340,16 @@ async def say_hello(
     sys.stdout.flush()
 
 
-def settings_from(**flags: object) -> Settings:
+def settings_from(config_file: Path | None, **flags: object) -> Settings:
     """Settings by file, environment and these flags; a mistake in them ends the program with 2."""
-    named = {name.replace("__", "."): value for name, value in flags.items()}
-    config_file = named.pop("config", None)
     try:
-        return load(named, config_file=config_file if isinstance(config_file, Path) else None)
+        return load({name.replace("__", "."): value for name, value in flags.items()}, config_file=config_file)
     except SettingsError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
 
 
-def workplace_from(data_dir: Path | None) -> Workplace:
-    settings = settings_from(data_dir=data_dir)
+def workplace_from(settings: Settings) -> Workplace:
     place = DataDir(settings.data_dir)
     return Workplace(place, database_url(settings, place), Topics(settings.mqtt.root))
 
@@ -338,16 +360,18 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 VersionOption = Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print it.")]
 
 
 @app.callback()
-def feeder_hub(context: typer.Context, _version: VersionOption = False) -> None:
+def feeder_hub(context: typer.Context, config: ConfigOption = None, _version: VersionOption = False) -> None:
     """Feeder Hub: fish farms, fed from afar. Settings: TOML file, FEEDER_HUB_... in the environment, then flags."""
-    context.obj = workplace_from
+    context.obj = lambda data_dir: workplace_from(settings_from(config, data_dir=data_dir))
+    context.meta[CONFIG] = config
 
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+CONFIG: Final = "feeder-hub.config"
 HttpPortOption = Annotated[int | None, typer.Option(help="TCP port for HTTP.  [default: 8080]", show_default=False)]
 MqttPortOption = Annotated[
     int | None, typer.Option(help="TCP port of the embedded broker.  [default: 1883]", show_default=False)
@@ -356,14 +380,14 @@ MqttPortOption = Annotated[
 
 @app.command()
 def serve(
+    context: typer.Context,
     demo_farm: Annotated[bool, typer.Option("--demo", help="With a simulated farm of four feeders.")] = False,
     data_dir: DataDirOption = None,
     http_port: HttpPortOption = None,
     mqtt_port: MqttPortOption = None,
-    config: ConfigOption = None,
 ) -> None:
     """Run the hub until Ctrl-C."""
-    settings = settings_from(data_dir=data_dir, http__port=http_port, mqtt__port=mqtt_port, config=config)
+    settings = settings_from(context.meta[CONFIG], data_dir=data_dir, http__port=http_port, mqtt__port=mqtt_port)
     logs.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, with_demo=demo_farm))
@@ -371,14 +395,14 @@ def serve(
 
 @app.command(name="doctor")
 def check_everything(
+    context: typer.Context,
     data_dir: DataDirOption = None,
     http_port: HttpPortOption = None,
     mqtt_port: MqttPortOption = None,
-    config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check settings, ports, Redis, database and disk. Ends with 1 if something has to be mended, and says what."""
-    settings = settings_from(data_dir=data_dir, http__port=http_port, mqtt__port=mqtt_port, config=config)
+    settings = settings_from(context.meta[CONFIG], data_dir=data_dir, http__port=http_port, mqtt__port=mqtt_port)
     logs.configure("error", settings.log.format)
     place = DataDir(settings.data_dir)
     http, mqtt = settings.http, settings.mqtt

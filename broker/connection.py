@@ -71,6 +71,8 @@ class Connection:
         bounds: Bounds,
         counters: Counter[str],
     ) -> None:
+        self.user: str | None = None
+        """Its MQTT user name, once its password was found right."""
         self._reader = reader
         self._writer = writer
         self._address = address
@@ -102,6 +104,7 @@ class Connection:
                 return
             if self._ended:
                 return
+            self.user = client.identity.name
             subscriber, present = self._exchange.enter(client, self, clean=connect.clean_session)
             self._accept(connect, subscriber, present)
             self._handle(subscriber, rest)

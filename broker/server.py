@@ -121,15 +121,14 @@ class EmbeddedBroker(Broker):
         """What happened since the start (`connects`, `refused_<reason>`, `ended_<reason>`), and what is."""
         return {**self._counts, **self._exchange.gauges(), "connections": len(self._connections)}
 
-    async def disconnect_client(self, client_id: str) -> bool:
-        """End the connection of a client, its will included; False if it has none."""
-        outlet = self._exchange.outlet(client_id)
-        if outlet is None:
-            return False
-        outlet.end("disconnected-by-hub")
-        if isinstance(outlet, Connection):
-            await asyncio.wait({self._connections[outlet]}, timeout=SHUTDOWN_S)
-        return True
+    async def disconnect_user(self, name: str) -> bool:
+        """End every connection of an MQTT user, its will included; False if there is none."""
+        ending = {task for connection, task in self._connections.items() if connection.user == name}
+        for connection in [connection for connection in self._connections if connection.user == name]:
+            connection.end("disconnected-by-hub")
+        if ending:
+            await asyncio.wait(ending, timeout=SHUTDOWN_S)
+        return bool(ending)
 
     async def __aenter__(self) -> Self:
         await self.start()

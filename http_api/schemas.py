@@ -1,6 +1,6 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,9 +8,10 @@ from hub.command_states import CommandState
 from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import Command, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
-from hub.protocol.messages import FeederConfig, Window
+from hub.protocol.messages import NO_NUL, FeederConfig, Window
 from hub.protocol.times import Instant
 from hub.protocol.topics import Id
+from hub.sites import MAX_FEEDERS
 
 PAGE_LIMIT = 500
 
@@ -71,15 +72,19 @@ class SiteCommandBody(Body):
     args: dict[str, Any] = Field(default_factory=dict)
 
 
+FeederCount = Annotated[int, Field(ge=1, le=MAX_FEEDERS)]
+FeederIds = Annotated[list[Id], Field(min_length=1, max_length=MAX_FEEDERS)]
+
+
 class SiteBody(Body):
     site: Id = Field(description="the site's id: its MQTT user name and client id", examples=["pond7"])
-    name: str | None = Field(None, min_length=1, max_length=200, description="for people")
-    feeders: int | list[Id] = Field(1, description="how many (f1 ... fN), or their ids")
+    name: str | None = Field(None, min_length=1, max_length=200, pattern=NO_NUL, description="for people")
+    feeders: FeederCount | FeederIds = Field(1, description="how many (f1 ... fN), or their ids")
     time_zone: str = Field("UTC", examples=["Europe/Oslo"])
 
 
 class SitePatch(Body):
-    name: str | None = Field(None, min_length=1, max_length=200)
+    name: str | None = Field(None, min_length=1, max_length=200, pattern=NO_NUL)
     time_zone: str | None = None
 
 
@@ -95,7 +100,7 @@ class NoQuery(Query):
 
 class PageQuery(Query):
     limit: int = Field(100, ge=1, le=PAGE_LIMIT)
-    cursor: str | None = Field(None, max_length=100, description="`next` of the page before")
+    cursor: str | None = Field(None, max_length=100, pattern=NO_NUL, description="`next` of the page before")
 
 
 class EventsQuery(Query):

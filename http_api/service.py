@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import select
@@ -70,16 +70,14 @@ async def _mqtt(services: Services) -> str:
     return "ok" if services.link.connected else "not connected"
 
 
-class BrokerCounters(Collector):
-    """The embedded broker's own counters as one metric, by name."""
+class BrokerFigures(Collector):
+    """What the embedded broker counts, and what it holds now, as one metric by name."""
 
     def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
         self._read = read
 
-    def collect(self) -> list[CounterMetricFamily]:
-        counters = CounterMetricFamily(
-            "feeder_hub_broker", "What the embedded broker counts, by name.", labels=["name"]
-        )
+    def collect(self) -> list[GaugeMetricFamily]:
+        figures = GaugeMetricFamily("feeder_hub_broker", "The embedded broker's figures, by name.", labels=["name"])
         for name, value in self._read().items():
-            counters.add_metric([name], value)
-        return [counters]
+            figures.add_metric([name], value)
+        return [figures]

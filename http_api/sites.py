@@ -67,6 +67,7 @@ async def delete_site(call: Call) -> Response:
     if services.end_mqtt_session is not None:
         await services.end_mqtt_session(call.site)
     await services.liveness.forget(call.site)
+    await services.rejects.forget(call.site)
     return Response(status_code=204)
 
 

@@ -12,6 +12,7 @@ from http_api.operations import Call, Operation
 from http_api.schemas import EventsQuery
 from hub.accounts import Caller, Right
 from hub.errors import InvalidOrder, NotFound
+from hub.sites import get_site
 from hub.store import StoreUnreachable
 from hub.stream import Entry, LiveStream, StreamEnded, is_entry_id
 
@@ -21,8 +22,11 @@ RETRY_AFTER_MS: Final = 1000
 
 async def follow_events(call: Call) -> Response:
     query: EventsQuery = call.query
-    if query.site is not None and not call.caller.sees(query.site):
-        raise NotFound(f"There is no site {query.site}.")
+    wanted = query.site
+    if wanted is not None:
+        if not call.caller.sees(wanted):
+            raise NotFound(f"There is no site {wanted}.")
+        await call.services.database.read(lambda session: get_site(session, wanted))
     after = call.request.headers.get("last-event-id") or query.last_event_id
     if after is not None and not is_entry_id(after):
         raise InvalidOrder("Last-Event-ID must be the id of an earlier event.")

@@ -16,11 +16,14 @@ from typing import Final
 from sqlmodel import Session, select
 from ulid import ULID
 
-from hub.errors import NotFound
+from hub.errors import Fault, InvalidOrder, NotFound
 from hub.models import Site, Token
 
 _PBKDF2_ROUNDS: Final = 101
 """What mosquitto_passwd takes too; the secret's 256 random bits need no stretching."""
+
+
+MAX_NAME: Final = 64
 
 
 class Role(StrEnum):
@@ -86,9 +89,12 @@ def token_hash(token: str) -> str:
 
 
 def add_token(session: Session, role: Role, site: str | None, name: str, now: datetime) -> str:
-    """Store a new token and return it; only its hash is kept. Raises NotFound."""
+    """Store a new token and return it; only its hash is kept. Raises NotFound or InvalidOrder."""
     if site is not None and session.get(Site, site) is None:
         raise NotFound(f"There is no site {site}.")
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        message = f"A token's name has 1 to {MAX_NAME} printable characters."
+        raise InvalidOrder(message, [Fault("name", message)])
     token = f"fh_{new_secret()}"
     row = Token(id=str(ULID()), name=name, sha256=token_hash(token), role=role, site_id=site, created_at=now)
     session.add(row)

@@ -36,7 +36,8 @@ Check = Callable[[], Awaitable[Finding]]
 def port_check(name: str, host: str, port: int, setting: str) -> Check:
     async def check() -> Finding:
         try:
-            with socket.create_server((host, port)):
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.create_server((host, port), family=family):
                 return Finding(name, fine=True, text=f"{host}:{port} is free")
         except OSError as error:
             hint = f"another program (or a running hub) has it; choose another one with {setting}"
@@ -81,8 +82,9 @@ def database_check(url: str) -> Check:
         try:
             database = Database(url)
             try:
-                database.migrate()
-                return Finding("database", fine=True, text=database.url.render_as_string(hide_password=True))
+                current, newest = database.versions()
+                state = f"version {current}, newest {newest}" if current else "empty, the hub makes its tables"
+                return Finding("database", fine=True, text=f"{database.url.render_as_string()}: {state}")
             finally:
                 database.close()
         except (DatabaseError, SQLAlchemyError) as error:

@@ -51,9 +51,6 @@ MAY_BECOME: Final[dict[CommandState, frozenset[CommandState]]] = {
 SETTLED: Final = frozenset(state for state, after in MAY_BECOME.items() if not after)
 """States that are ends."""
 
-IN_FLIGHT: Final = frozenset({S.SENT, S.RECEIVED, S.UNKNOWN})
-"""The desktop may have it, and its end is not known yet."""
-
 
 def may_come_before(state: CommandState) -> frozenset[CommandState]:
     """The states from which a command may move to this one."""

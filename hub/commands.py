@@ -6,11 +6,12 @@ Whoever waits for a command holds a future by its id; the row outlives the futur
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 from prometheus_client import Counter, Histogram
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from hub import settlement
@@ -23,6 +24,7 @@ from hub.orders import Desk, Order, Placed, check_target, place, placed_before, 
 from hub.protocol.link import Link, NotConnected
 from hub.protocol.messages import Outcome, Reply, encode
 from hub.protocol.times import rfc3339, utc_now
+from hub.rejects import Rejects
 from hub.settlement import Settled
 from hub.stream import LiveStream
 
@@ -52,8 +54,17 @@ def brief(command: Command) -> JsonObject:
 class Commands:
     """Sends orders, waits for their ends, and takes in what desktops answer."""
 
-    def __init__(self, database: Database, liveness: LivenessKeys, stream: LiveStream, desk: Desk, link: Link) -> None:
+    def __init__(
+        self,
+        database: Database,
+        liveness: LivenessKeys,
+        stream: LiveStream,
+        rejects: Rejects,
+        desk: Desk,
+        link: Link,
+    ) -> None:
         self._database = database
+        self._rejects = rejects
         self._liveness = liveness
         self._stream = stream
         self._desk = desk
@@ -79,11 +90,21 @@ class Commands:
                 raise
             if to is None:
                 wait_s = 0  # nobody is there to answer; the stop is latched and waits for them
-            placed: Placed = await self._database.write(lambda session: place(session, order, to, self._desk, now))
+            placed = await self._place(order, to, now)
             command = placed.command
-            if placed.message is not None:
+            if placed.is_new:
                 return await self._publish_and_wait(command, wait_s)
         return await self._wait_for_earlier(command, wait_s)
+
+    async def _place(self, order: Order, to: AliveSession | None, now: datetime) -> Placed:
+        try:
+            return await self._database.write(lambda session: place(session, order, to, self._desk, now))
+        except IntegrityError:
+            # Another process placed an order with the same key at the same moment.
+            earlier = await self._database.read(lambda session: placed_before(session, order))
+            if earlier is None:
+                raise
+            return Placed(earlier, is_new=False)
 
     async def _publish_and_wait(self, command: Command, wait_s: float | None) -> Command:
         with self._expecting(command.id) as end:
@@ -160,6 +181,7 @@ class Commands:
         """Store what a desktop answers; whoever waits for the command learns of it."""
         now = utc_now()
         settled = await self._database.write(lambda session: settlement.take_reply(session, site, reply, now))
+        await self._raise_contradiction(site, settled)
         self._tell(settled)
         return settled
 
@@ -172,6 +194,7 @@ class Commands:
 
         settled = await self._database.write(work)
         for one in settled:
+            await self._raise_contradiction(site, one)
             self._tell(one)
         return settled
 
@@ -188,6 +211,12 @@ class Commands:
         now = utc_now()
         expires_at = now + timedelta(seconds=self._desk.timeout_s)
         self._publish(stop.model_copy(update={"created_at": now, "expires_at": expires_at}))
+
+    async def _raise_contradiction(self, site: str, settled: Settled) -> None:
+        command = settled.command
+        if command is not None and settled.contradiction is not None:
+            topic = self._desk.topics.replies(site, self._desk.hub_id)
+            await self._rejects.record(site, "contradiction", f"command {command.id}: {settled.contradiction}", topic)
 
     def _tell(self, settled: Settled) -> None:
         command = settled.command

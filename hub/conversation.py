@@ -5,6 +5,8 @@ When a site is back the order is: `ping` (before anybody may send it anything), 
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -26,6 +28,8 @@ from hub.sites import get_site
 from hub.tasks import Tasks
 
 PING_EVERY_S: Final = 60.0
+FRESH_FOR_S: Final = 4.0
+"""A desktop takes the time of a ping only if the heartbeat that it answers is less than 5 s old."""
 ACK_DELAY_S: Final = 0.05
 _ANSWERS_KEPT_S: Final = 120.0
 
@@ -44,12 +48,27 @@ class _Asked:
 
 
 @dataclass(slots=True)
+class _Events:
+    """A feeder's events in one session, by their seq."""
+
+    waiting: set[int] = field(default_factory=set)
+    stored: set[int] = field(default_factory=set)
+
+    def through(self) -> int | None:
+        """The highest that is stored while nothing at or below it still waits; what it covers is forgotten."""
+        sure = {seq for seq in self.stored if not self.waiting or seq < min(self.waiting)}
+        self.stored -= sure
+        return max(sure, default=None)
+
+
+@dataclass(slots=True)
 class _Present:
-    """A site's living session as this process heard of it."""
+    """A site's living session as this process heard of it. `time_told_at_s`: when it last confirmed the hub's time."""
 
     to: AliveSession
-    told_time_at_s: float
-    events_through: dict[str, int] = field(default_factory=dict)
+    time_told_at_s: float = float("-inf")
+    events: dict[str, _Events] = field(default_factory=dict)
+    thanks_are_due: bool = False
 
 
 class Conversation:
@@ -76,7 +95,7 @@ class Conversation:
         if present is not None and present.to.session == heartbeat.session:
             present.to = _addressee(heartbeat)
             return True
-        self._arriving[site] = _Present(_addressee(heartbeat), told_time_at_s=float("-inf"))
+        self._arriving[site] = _Present(_addressee(heartbeat))
         return False
 
     def accept(self, site: str, session: str) -> None:
@@ -92,12 +111,10 @@ class Conversation:
                 del known[site]
 
     async def tell_time(self, site: str, heartbeat: Heartbeat) -> None:
-        """Answer a heartbeat with a ping, where the session was not told the time for a minute. Raises NotFound."""
+        """Answer a heartbeat with a ping, where the session has not confirmed it for a minute. Raises NotFound."""
         present = self._who(site)
-        now_s = time.monotonic()
-        if present is None or now_s - present.told_time_at_s < PING_EVERY_S - heartbeat.interval_s / 2:
+        if present is None or time.monotonic() - present.time_told_at_s < PING_EVERY_S - heartbeat.interval_s / 2:
             return
-        present.told_time_at_s = now_s
         await self._ask(site, _addressee(heartbeat), "ping", {"session": heartbeat.session, "seq": heartbeat.seq})
 
     def _who(self, site: str) -> _Present | None:
@@ -123,19 +140,33 @@ class Conversation:
         if stop is not None:
             self._commands.send_again(stop)
 
-    def thank_for_event(self, site: str, feeder: str, seq: int) -> None:
-        """An event is stored for good; the desktop is told soon, together with others."""
+    @contextmanager
+    def taking_event(self, site: str, feeder: str, seq: int) -> Iterator[None]:
+        """While an event is being stored; at the end the desktop is told soon, together with others.
+
+        An event that was stored is not acknowledged over an earlier one that still waits for its store.
+        """
         present = self._who(site)
-        if present is None:
+        if present is None:  # without a heartbeat before it there is nobody to thank; it will be sent again
+            yield
             return
-        if not present.events_through:
+        events = present.events.setdefault(feeder, _Events())
+        events.waiting.add(seq)
+        try:
+            yield
+            events.stored.add(seq)
+        finally:
+            events.waiting.discard(seq)
+        if not present.thanks_are_due:
+            present.thanks_are_due = True
             self._tasks.start(self._ack_events(site, present), "ack_events")
-        present.events_through[feeder] = max(seq, present.events_through.get(feeder, 0))
 
     async def _ack_events(self, site: str, present: _Present) -> None:
         await asyncio.sleep(ACK_DELAY_S)
-        through, present.events_through = present.events_through, {}
-        await self._say(site, present.to, "ack_events", {"through": through})
+        present.thanks_are_due = False
+        through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
+        if through:
+            await self._ask(site, present.to, "ack_events", {"through": through})
 
     # --- what comes back ---------------------------------------------------------------------------------------
 
@@ -147,10 +178,17 @@ class Conversation:
         if reply.status in ("received", "running"):
             return True
         if asked.name == "ping":
-            ROUND_TRIP.observe(time.monotonic() - asked.at_s)
+            self._time_was_told(site, reply, time.monotonic() - asked.at_s)
         await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes or [])
         self._asked.pop(reply.id, None)
         return True
+
+    def _time_was_told(self, site: str, reply: Reply, took_s: float) -> None:
+        ROUND_TRIP.observe(took_s)
+        present = self._who(site)
+        # Where it took too long the desktop has not taken the time; the next heartbeat is answered again.
+        if present is not None and reply.status == "applied" and took_s < FRESH_FOR_S:
+            present.time_told_at_s = time.monotonic()
 
     # --- how -----------------------------------------------------------------------------------------------------
 

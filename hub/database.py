@@ -7,8 +7,9 @@ one commit. Work runs in threads of its own, on the ordinary synchronous drivers
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -19,7 +20,7 @@ from alembic import command as alembic_command
 from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
@@ -140,7 +141,8 @@ class Database:
         """Run the work in a transaction, perhaps shared with other work, and return its result once committed.
 
         The work may be run again from the start (another work of the same transaction failed), so it touches
-        nothing but the session. What it raises is raised here, and then none of it is stored.
+        nothing but the session. What it raises is raised here, and then none of it is stored. It raises a HubError
+        (it refuses) only before it has written anything: the transaction goes on with the work of others.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._task is None:
@@ -190,14 +192,13 @@ class Database:
             return work(session)
 
     def _commit(self, works: list[Work]) -> list[Any]:
-        """All in one transaction; where one of them fails, each in its own, so that it fails alone."""
-        if len(works) > 1:
-            try:
-                with self._write_engine.begin() as connection:
-                    return [_run(connection, work) for work in works]
-            except Exception as error:  # noqa: BLE001 - told apart just below, one by one
-                log.debug("works of one transaction are run one by one", works=len(works), reason=repr(error))
-        return [self._commit_alone(work) for work in works]
+        """All in one transaction. One that refuses (HubError) has written nothing and costs the others nothing."""
+        try:
+            with self._write_engine.begin() as connection:
+                return [_outcome(connection, work) for work in works]
+        except Exception as error:  # noqa: BLE001 - told apart just below, one by one
+            log.info("works of one transaction are run one by one", works=len(works), reason=repr(error))
+            return [self._commit_alone(work) for work in works]
 
     def _commit_alone(self, work: Work) -> Any:
         try:
@@ -209,26 +210,55 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to the newest version, or raise DatabaseError and change nothing."""
-        config = AlembicConfig()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-        script = ScriptDirectory.from_config(config)
+        with self._opened() as connection:
+            if not self.is_sqlite:  # several processes may start at once on an empty database
+                connection.execute(text("SELECT pg_advisory_xact_lock(7204521)"))
+            config = _alembic(connection)
+            self._version_in(connection, ScriptDirectory.from_config(config))
+            alembic_command.upgrade(config, "head")
+
+    def versions(self) -> tuple[str | None, str]:
+        """The version of the tables (None: there are none yet) and the newest one. Raises DatabaseError."""
+        with self._opened() as connection:
+            script = ScriptDirectory.from_config(_alembic(connection))
+            return self._version_in(connection, script), script.get_heads()[0]
+
+    @contextmanager
+    def _opened(self) -> Iterator[Connection]:
         try:
             with self._write_engine.begin() as connection:
-                current = MigrationContext.configure(connection).get_current_revision()
-                if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
-                    raise DatabaseError(
-                        f"the database is of version {current}, which this Feeder Hub does not know: it was written by "
-                        "a newer one. Install that version again, or restore a backup."
-                    )
-                config.attributes["connection"] = connection
-                alembic_command.upgrade(config, "head")
+                yield connection
         except sqlalchemy.exc.DatabaseError as error:
             raise DatabaseError(f"the database {self.url.render_as_string()} cannot be opened: {error.orig}") from error
+
+    def _version_in(self, connection: Connection, script: ScriptDirectory) -> str | None:
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+            raise DatabaseError(
+                f"the database is of version {current}, which this Feeder Hub does not know: it was written by "
+                "a newer one. Install that version again, or restore a backup."
+            )
+        return current
+
+
+def _alembic(connection: Connection) -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _outcome(connection: Connection, work: Work) -> Any:
+    """What the work returns, or its refusal."""
+    try:
+        return _run(connection, work)
+    except HubError as refusal:
+        return refusal
 
 
 def _run(connection: Connection, work: Callable[[Session], T]) -> T:
     """A session of its own for each work: none sees objects that another one has loaded before it."""
-    with Session(connection, expire_on_commit=False) as session:
+    with Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session:
         result = work(session)
         session.flush()
         return result

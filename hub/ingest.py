@@ -106,8 +106,9 @@ class Ingest:
         except Exception as error:
             log.exception("message could not be taken in", topic=message.topic)
             await self._rejects.record(address.site, "internal", repr(error), message.topic, message.payload)
-        MESSAGES.labels(address.kind).inc()
-        message.acknowledge()
+        finally:
+            MESSAGES.labels(address.kind).inc()
+            message.acknowledge()
 
     # --- one kind each -----------------------------------------------------------------------------------------
 
@@ -189,10 +190,13 @@ class Ingest:
         event = _read(Event, message)
         feeder = _feeder_of(address)
         received_at = utc_now()
-        stored = await self._database.write(
-            lambda session: store_event(session, address.site, feeder, event, received_at)
-        )
-        self._conversation.thank_for_event(address.site, feeder, event.seq)
+        with self._conversation.taking_event(address.site, feeder, event.seq):
+            stored = await self._insist(
+                message,
+                lambda: self._database.write(
+                    lambda session: store_event(session, address.site, feeder, event, received_at)
+                ),
+            )
         if stored:
             told = event.model_dump(mode="json", exclude_none=True, exclude={"seq"})
             self._stream.publish("event", address.site, {"feeder": feeder, **told})
@@ -204,11 +208,8 @@ class Ingest:
         settled = await self._commands.take_reply(address.site, reply)
         if settled.command is None:
             raise Rejected("unknown-command", f"site {address.site} was sent no command {reply.id}")
-        if settled.contradiction is not None:
-            raise Rejected("contradiction", f"command {reply.id}: {settled.contradiction}")
-        if reply.outcomes:
-            journal_id = settled.command.journal_id
-            assert journal_id is not None
+        journal_id = settled.command.journal_id
+        if settled.command.name == "report" and reply.outcomes and journal_id is not None:
             await self._commands.take_outcomes(address.site, journal_id, reply.outcomes)
 
 

@@ -73,9 +73,10 @@ class PahoLink:
         self,
         address: BrokerAddress,
         client_id: str,
-        topic_filters: tuple[str, ...],
+        topic_filters: tuple[tuple[str, int], ...],
         *,
         stored_session: bool = True,
+        connect_timeout_s: float = 5.0,
     ) -> None:
         self.last_fault: str | None = None
         self._address = address
@@ -87,6 +88,7 @@ class PahoLink:
         self._connected = False
         self._first = asyncio.Event()
         client = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=not stored_session, manual_ack=True)
+        client.connect_timeout = connect_timeout_s
         client.username_pw_set(address.username, address.password)
         if address.tls:
             client.tls_set_context(ssl.create_default_context())
@@ -146,7 +148,7 @@ class PahoLink:
             log.error("the MQTT broker refuses the hub", host=self._address.host, reason=str(reason))
             return
         if self._filters:
-            client.subscribe([(topic_filter, 1) for topic_filter in self._filters])
+            client.subscribe(list(self._filters))
         else:
             self._is_connected()
 
@@ -160,7 +162,7 @@ class PahoLink:
     ) -> None:
         refused = [
             topic_filter
-            for topic_filter, reason in zip(self._filters, reasons, strict=True)
+            for (topic_filter, _qos), reason in zip(self._filters, reasons, strict=True)
             if reason.value >= _GRANTED_BELOW
         ]
         if refused:

@@ -176,13 +176,14 @@ class LivenessKeys:
                 ("HGET", _seen_key(site), "last_seen_ms"),
                 ("MGET", EPOCH_KEY, RECOVERING_KEY),
             )
+            settled = session is not None or await self._is_settled(epoch)
         except StoreUnreachable as error:
             raise LivenessUnknown(
                 f"Whether the desktop of site {site} is alive cannot be known now: {error}"
             ) from error
         if session is not None:
             return AliveSession(session, journal_id, int(seq))
-        if not await self._is_settled(epoch):
+        if not settled:
             raise LivenessUnknown(
                 f"The liveness store came back empty; for {self.ttl_s:g} s it is not known whether the desktop of site "
                 f"{site} is alive. Nothing was sent; try again then."

@@ -9,7 +9,7 @@ a row costs a sixth of what the object mapper takes for it. Everything else uses
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKeyConstraint, Index, Row, text
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKeyConstraint, Index, Row, text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -51,7 +51,7 @@ class Site(SQLModel, table=True):
     time_zone: str = Field(max_length=64)
     mqtt_password_hash: str = Field(max_length=200)
     created_at: datetime = _moment()
-    stop_epoch: int = 0
+    stop_epoch: int = Field(default=0, sa_type=BigInteger)
     stopped_at: datetime | None = _moment(default=None)
     stop_command_id: str | None = Field(default=None, max_length=26)
 
@@ -62,17 +62,17 @@ class Feeder(SQLModel, table=True):
     site_id: str = Field(primary_key=True, max_length=63, foreign_key="site.id", ondelete="CASCADE")
     id: str = Field(primary_key=True, max_length=63)
     created_at: datetime = _moment()
-    last_version: int = 0
+    last_version: int = Field(default=0, sa_type=BigInteger)
     """The highest config version given out or reported; the next one is higher."""
     desired_config: JsonObject | None = _json(default=None)
-    desired_version: int | None = None
+    desired_version: int | None = Field(default=None, sa_type=BigInteger)
     pending_command_id: str | None = Field(default=None, max_length=26)
     """The newest `set_config` that is on its way."""
     reported_config: JsonObject | None = _json(default=None)
-    reported_version: int | None = None
-    local_rev: int = 0
+    reported_version: int | None = Field(default=None, sa_type=BigInteger)
+    local_rev: int = Field(default=0, sa_type=BigInteger)
     state_journal_id: str | None = Field(default=None, max_length=64)
-    state_seq: int | None = None
+    state_seq: int | None = Field(default=None, sa_type=BigInteger)
     condition: str | None = Field(default=None, max_length=16)
     control: str | None = Field(default=None, max_length=16)
     silo_g: float | None = None
@@ -113,7 +113,7 @@ class Command(SQLModel, table=True):
     hub_id: str = Field(max_length=63)
     session: str | None = Field(default=None, max_length=64)
     journal_id: str | None = Field(default=None, max_length=64)
-    stop_epoch: int
+    stop_epoch: int = Field(sa_type=BigInteger)
     created_at: datetime = _moment()
     expires_at: datetime = _moment()
     """The desktop does not begin after this."""
@@ -143,7 +143,7 @@ class IdempotencyKey(SQLModel, table=True):
     owner: str = Field(primary_key=True, max_length=26)
     key: str = Field(primary_key=True, max_length=200)
     fingerprint: str = Field(max_length=64)
-    command_id: str = Field(max_length=26, foreign_key="command.id", ondelete="CASCADE")
+    command_id: str = Field(max_length=26, foreign_key="command.id", ondelete="CASCADE", index=True)
     created_at: datetime = _moment()
 
 
@@ -156,25 +156,27 @@ class ConfigRevision(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     site_id: str = Field(max_length=63)
     feeder_id: str = Field(max_length=63)
-    version: int
-    local_rev: int
+    version: int = Field(sa_type=BigInteger)
+    local_rev: int = Field(sa_type=BigInteger)
     origin: str = Field(max_length=8)
     actor: str | None = Field(default=None, max_length=100)
     at: datetime = _moment()
     config: JsonObject = _json()
-    command_id: str | None = Field(default=None, max_length=26, foreign_key="command.id", ondelete="SET NULL")
+    command_id: str | None = Field(
+        default=None, max_length=26, foreign_key="command.id", ondelete="SET NULL", index=True
+    )
 
 
 class FeederEvent(SQLModel, table=True):
-    """A meal, a dose, a skip, a jam ... as the desktop told it; stored once by id."""
+    """A meal, a dose, a skip, a jam ... as the desktop told it; stored once by its id within the site."""
 
     __tablename__ = "feeder_event"
     __table_args__ = (_of_feeder(), Index("ix_feeder_event_at", "site_id", "feeder_id", "at"))
 
+    site_id: str = Field(primary_key=True, max_length=63)
     id: str = Field(primary_key=True, max_length=26)
-    site_id: str = Field(max_length=63)
     feeder_id: str = Field(max_length=63)
-    seq: int
+    seq: int = Field(sa_type=BigInteger)
     kind: str = Field(max_length=64)
     at: datetime = _moment()
     planned_g: float | None = None
@@ -212,7 +214,7 @@ class Token(SQLModel, table=True):
     """A script's or a person's key to the HTTP API, stored as its SHA-256."""
 
     id: str = Field(primary_key=True, max_length=26)
-    name: str = Field(max_length=100)
+    name: str = Field(max_length=64)
     sha256: str = Field(max_length=64, unique=True)
     role: str = Field(max_length=16)
     site_id: str | None = Field(default=None, max_length=63, foreign_key="site.id", ondelete="CASCADE")

@@ -37,7 +37,6 @@ from hub.protocol.topics import Topics
 from hub.sites import get_site
 
 FEEDER_COMMANDS: Final = frozenset({"set_config", "feed", "pause", "resume", "calibrate"})
-SITE_COMMANDS: Final = frozenset({"stop_all", "release", "ping", "report"})
 REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
 
 
@@ -81,10 +80,10 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The row, and what is to be published; None where the order had been placed before."""
+    """The row. `is_new` False: the order had been placed before, and is not to be published again."""
 
     command: Command
-    message: messages.Command | None
+    is_new: bool
 
 
 def placed_before(session: Session, order: Order) -> Command | None:
@@ -106,7 +105,7 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
     """
     earlier = placed_before(session, order)
     if earlier is not None:
-        return Placed(earlier, None)
+        return Placed(earlier, is_new=False)
     command_id = str(ULID())
     if order.feeder is None:
         ready = _for_site(session, order, to, command_id, now)
@@ -150,8 +149,7 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
                 created_at=now,
             )
         )
-    placed = Command(**command)
-    return Placed(placed, to_message(placed, desk.topics))
+    return Placed(Command(**command), is_new=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 Several hub processes may notice the same change at once; the one whose write touches the row tells the live stream.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -56,15 +55,9 @@ def finish(
     return result.first() is not None
 
 
-def finish_all(session: Session, at: datetime, by: str) -> Sequence[str]:
-    """Every open span ends; returns the sites."""
-    result = session.execute(
-        update(Presence)
-        .where(col(Presence.ended_at).is_(None))
-        .values(ended_at=at, ended_by=by)
-        .returning(col(Presence.site_id))
-    )
-    return result.scalars().all()
+def finish_all(session: Session, at: datetime, by: str) -> None:
+    """Every open span ends."""
+    session.execute(update(Presence).where(col(Presence.ended_at).is_(None)).values(ended_at=at, ended_by=by))
 
 
 def open_spans(session: Session) -> list[tuple[str, str]]:

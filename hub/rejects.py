@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import structlog
 from prometheus_client import Counter
+from redis.exceptions import RedisError
 
 from hub.models import JsonObject
 from hub.protocol.times import rfc3339, utc_now
@@ -46,8 +47,12 @@ class Rejects:
         )
         try:
             await self._store.calls(*commands)
-        except StoreUnreachable as error:
+        except (StoreUnreachable, RedisError) as error:
             log.warning("rejected message not kept", site=site, reason=str(error))
+
+    async def forget(self, site: str) -> None:
+        """Drop what was kept of a site that is deleted."""
+        await self._store.call("DEL", _key(site))
 
     async def last(self, site: str) -> list[JsonObject]:
         """The newest first. Raises StoreUnreachable."""

@@ -83,10 +83,18 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
     command = _command_of(session, site, reply.id)
     if command is None:
         return Settled(None, moved=False)
-    if reply.status not in FINAL_STATUSES:
+    partial_stop = _is_partial_stop(command, reply)
+    if partial_stop:
+        session.execute(update(Command).where(col(Command.id) == command.id).values(result=_result(reply)))
+    if partial_stop or reply.status not in FINAL_STATUSES:
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
         return Settled(moved or command, moved is not None)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
+
+
+def _is_partial_stop(command: Command, reply: Reply) -> bool:
+    """A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is asked again."""
+    return command.name == "stop_all" and reply.status == "failed" and bool(reply.feeders)
 
 
 def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Outcome, now: datetime) -> Settled:
@@ -134,7 +142,10 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
     row = session.get(Site, site)
     latched = None if row is None else row.stop_command_id
     query = select(Command).where(
-        Command.site_id == site, Command.state == CommandState.UNKNOWN, Command.expires_at < now
+        Command.site_id == site,
+        col(Command.settled_at).is_(None),
+        Command.state == CommandState.UNKNOWN,
+        Command.expires_at < now,
     )
     if not at_once:
         query = query.where(col(Command.next_report_at) <= now)

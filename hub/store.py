@@ -7,12 +7,16 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hub.errors import Unavailable
 
 CALL_TIMEOUT_S: Final = 2.0
+
+_UNFIT: Final = (RedisConnectionError, OutOfMemoryError, ReadOnlyError, MasterDownError)
+_UNFIT_WORDS: Final = ("MISCONF", "NOREPLICAS", "CLUSTERDOWN", "LOADING", "OOM", "READONLY")
+"""It answers, but cannot do now what it is asked: as good as unreachable, and no fault of the call."""
 
 Reply = Any
 
@@ -79,8 +83,8 @@ class Store:
         for (_, done), reply in zip(waiting, replies, strict=True):
             if done.done():
                 continue
-            if isinstance(reply, RedisConnectionError):
-                done.set_exception(StoreUnreachable(f"Redis does not answer: {reply}"))
+            if isinstance(reply, _UNFIT) or (isinstance(reply, ResponseError) and str(reply).startswith(_UNFIT_WORDS)):
+                done.set_exception(StoreUnreachable(f"Redis cannot work now: {reply}"))
             elif isinstance(reply, Exception):
                 done.set_exception(reply)
             else:

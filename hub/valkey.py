@@ -134,7 +134,10 @@ class EmbeddedValkey:
             await process.wait()
 
     def _last_words(self) -> str:
-        return "\n".join(self._log_file.read_text(errors="replace").splitlines()[-20:])
+        try:
+            return "\n".join(self._log_file.read_text(errors="replace").splitlines()[-20:])
+        except OSError as error:
+            return f"(its log cannot be read: {error})"
 
 
 @asynccontextmanager

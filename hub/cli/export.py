@@ -1,6 +1,8 @@
 """`feeder-hub export`: the hub's sites and rights, for other programs."""
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -37,14 +39,24 @@ def export_mosquitto(
         mosquitto.passwords(sites, mqtt_password_hash(place.data_dir.hub_mqtt_secret())),
     )
     _write(directory / "acl", mosquitto.access_list(sites, place.topics))
-    _write(directory / "mosquitto.conf", mosquitto.settings(directory))
-    typer.echo(f"Wrote passwords, acl and mosquitto.conf for {len(sites)} sites and the hub to {directory}.")
-    typer.echo("Let mosquitto read them again:  pkill -HUP mosquitto")
-    typer.echo("Start the hub with it:          FEEDER_HUB_MQTT__URL=mqtt://127.0.0.1:1883 feeder-hub serve")
+    written = "passwords and acl"
+    if (directory / "mosquitto.conf").exists():
+        typer.echo("mosquitto.conf is there already, and stays as it is.")
+    else:
+        _write(directory / "mosquitto.conf", mosquitto.settings(directory))
+        written = "passwords, acl and mosquitto.conf"
+    typer.echo(f"Wrote {written} for {len(sites)} sites and the hub to {directory}.")
+    typer.echo("Let a running mosquitto read them again:  pkill -HUP mosquitto")
+    typer.echo("Start the hub with it:  FEEDER_HUB_MQTT__URL=mqtt://127.0.0.1:1883 feeder-hub serve")
     typer.echo("The hub logs in as `hub` with the secret that it keeps in its data directory.")
 
 
 def _write(path: Path, text: str) -> None:
-    """Readable by owner and group only: password hashes and rights are nobody else's business."""
+    """Readable by owner and group only: password hashes and rights are nobody else's business.
+
+    mosquitto reads them as its own user, so the files become its group's, where we may do that.
+    """
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w") as file:
         file.write(text)
+    with contextlib.suppress(LookupError, PermissionError):
+        shutil.chown(path, group="mosquitto")

@@ -14,9 +14,11 @@ from hub.protocol.topics import Id, Ulid
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Grams = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Word = Annotated[str, Field(min_length=1, max_length=64)]
-Text = Annotated[str, Field(max_length=1000)]
-SessionId = Annotated[str, Field(min_length=1, max_length=64)]
+NO_NUL: Final = r"^[^\x00]*$"
+"""Databases do not take it."""
+Word = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_NUL)]
+Text = Annotated[str, Field(max_length=1000, pattern=NO_NUL)]
+SessionId = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_NUL)]
 
 _TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]\Z")
 

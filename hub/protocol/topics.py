@@ -100,13 +100,16 @@ class Topics:
     def replies(self, site: str, hub_id: str) -> str:
         return f"{self.root}/{site}/replies/{hub_id}"
 
-    def hub_filters(self, hub_id: str) -> tuple[str, ...]:
-        """What one hub process subscribes to."""
+    def hub_filters(self, hub_id: str) -> tuple[tuple[str, int], ...]:
+        """What one hub process subscribes to, with the QoS.
+
+        Heartbeats at 0: a broker would keep those of 1 for a hub that is away, and they would raise the dead later.
+        """
         return (
-            self.heartbeat("+"),
-            self.state("+", "+"),
-            self.events("+", "+"),
-            self.replies("+", hub_id),
+            (self.heartbeat("+"), 0),
+            (self.state("+", "+"), 1),
+            (self.events("+", "+"), 1),
+            (self.replies("+", hub_id), 1),
         )
 
     def desktop_filters(self, site: str) -> tuple[str, ...]:

@@ -97,9 +97,9 @@ async def test_pings_keep_a_connection_alive(place):
 async def test_the_hub_may_disconnect_a_client_and_its_will_is_published(place):
     hub = await place.hub("fh/v1/+/heartbeat")
     site = await place.client("pond7", will=WILL)
-    assert await place.broker.disconnect_client("pond7")
+    assert await place.broker.disconnect_user("pond7")
     assert await site.closed() == []
-    assert not await place.broker.disconnect_client("pond7")
+    assert not await place.broker.disconnect_user("pond7")
     assert await hub.messages() == [HEARD_WILL]
 
 

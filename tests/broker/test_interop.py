@@ -90,7 +90,7 @@ async def test_paho_hears_the_retained_message_and_the_will(place, paho_client):
     hub = await paho_client(place, "hub")
     await hub.subscribe("fh/v1/+/heartbeat", 1)
     assert await hub.heard() == (HEARTBEAT, b"online", 1, True)
-    assert await place.broker.disconnect_client("pond7")
+    assert await place.broker.disconnect_user("pond7")
     assert await hub.heard() == (HEARTBEAT, b"offline", 1, False)
 
 

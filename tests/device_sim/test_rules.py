@@ -158,7 +158,7 @@ def test_a_ping_that_answers_an_old_heartbeat_tells_no_time(new_site: Callable[[
     site = new_site()
     site.connect(ping=False)
     site.sleep(5)
-    assert site.ping()["status"] == "rejected"
+    assert site.ping()["status"] == "applied"
     assert site.order("pause", "f1")[-1]["code"] == "clock_unknown"
 
 

@@ -301,7 +301,7 @@ async def start_process(database_url: str, redis_url: str) -> AsyncIterator[Star
             liveness, rejects = LivenessKeys(store, TTL_S), Rejects(store)
             await liveness.begin_epoch(recovering=False)
             desk, link = Desk(hub_id, TOPICS, timeout_s), PlayedLink()
-            commands = Commands(database, liveness, stream, desk, link)
+            commands = Commands(database, liveness, stream, rejects, desk, link)
             conversation = Conversation(database, commands, desk, link, tasks)
             ingest = Ingest(database, liveness, stream, commands, conversation, rejects, TOPICS, tasks)
             link.receive = ingest.receive

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import hub.command_states
-from hub.command_states import IN_FLIGHT, MAY_BECOME, SETTLED, CommandState, may_come_before
+from hub.command_states import MAY_BECOME, SETTLED, CommandState, may_come_before
 
 S = CommandState
 
@@ -44,10 +44,6 @@ def test_what_was_never_sent_has_ends_of_its_own() -> None:
 def test_a_report_settles_only_what_is_unknown() -> None:
     assert may_come_before(S.NOT_EXECUTED) == may_come_before(S.UNRESOLVED) == {S.UNKNOWN}
     assert MAY_BECOME[S.UNKNOWN] == {S.APPLIED, S.REJECTED, S.FAILED, S.NOT_EXECUTED, S.UNRESOLVED}
-
-
-def test_in_flight_is_what_the_desktop_may_have() -> None:
-    assert {S.SENT, S.RECEIVED, S.UNKNOWN} == IN_FLIGHT
 
 
 def test_the_drawing_names_the_states_that_follow_each_other() -> None:

@@ -18,6 +18,7 @@ import hub.ingest
 import hub.rounds
 from hub import presence, settlement
 from hub.command_states import CommandState
+from hub.conversation import ACK_DELAY_S
 from hub.feeders import get_feeder
 from hub.models import FeederEvent
 from hub.protocol.messages import Event
@@ -224,6 +225,7 @@ async def test_a_site_that_is_back_is_told_the_time_asked_and_then_stopped(proce
 
 async def test_each_new_session_is_asked_again_and_renewals_are_not(process: Process) -> None:
     await process.beat("session-1", 1)
+    await process.answer((await process.link.told("ping")).id, "applied")
     await process.beat("session-1", 2)
     assert [said.name for said in process.link.said()] == ["ping", "report"]
     await process.beat("session-2", 1)
@@ -232,6 +234,31 @@ async def test_each_new_session_is_asked_again_and_renewals_are_not(process: Pro
         ("report", "session-2"),
     ]
     assert await spans(process) == [("session-1", "replaced"), ("session-2", None)]
+
+
+@pytest.mark.parametrize("answer", [None, "rejected"])
+async def test_a_session_that_has_not_confirmed_the_time_is_told_it_again(process: Process, answer: str | None) -> None:
+    await process.beat(seq=1)
+    if answer is not None:
+        await process.answer((await process.link.told("ping")).id, answer)
+    await process.beat(seq=2)
+    assert [said.args["seq"] for said in process.link.said("ping")] == [1, 2]
+
+
+async def test_the_reply_to_an_acknowledgement_of_events_is_expected(process: Process) -> None:
+    await process.beat()
+    await process.link.take(TOPICS.events(SITE, FEEDER), event(1))
+    await process.answer((await process.link.told("ack_events")).id, "applied")
+    assert await process.rejects.last(SITE) == []
+
+
+async def test_an_event_is_not_acknowledged_over_one_that_still_waits_for_its_store(process: Process) -> None:
+    await process.beat()
+    with process.conversation.taking_event(SITE, FEEDER, 5):
+        await process.link.take(TOPICS.events(SITE, FEEDER), event(6))
+        await asyncio.sleep(2 * ACK_DELAY_S)
+        assert process.link.said("ack_events") == []
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 6}}
 
 
 async def test_a_retained_heartbeat_proves_nothing(process: Process) -> None:

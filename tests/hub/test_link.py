@@ -52,9 +52,12 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
         yield broker
 
 
+HUB_FILTERS = tuple(topic_filter for topic_filter, _qos in TOPICS.hub_filters("h1"))
+
+
 def link_to(port: int, user: str, *filters: str, secret: str = SECRET, client_id: str | None = None) -> PahoLink:
     address = BrokerAddress("127.0.0.1", port, tls=False, username=user, password=secret)
-    return PahoLink(address, client_id or user, filters, stored_session=user == "hub")
+    return PahoLink(address, client_id or user, tuple((wanted, 1) for wanted in filters), stored_session=user == "hub")
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ async def connect(broker: EmbeddedBroker) -> AsyncIterator[Connect]:
 
 
 async def test_what_one_end_publishes_the_other_receives_in_order(connect: Connect) -> None:
-    hub = await connect("hub", *TOPICS.hub_filters("h1"))
+    hub = await connect("hub", *HUB_FILTERS)
     site = await connect(SITE, *TOPICS.desktop_filters(SITE))
     for n in range(200):
         site.link.publish(TOPICS.state(SITE, "f1"), str(n).encode())
@@ -118,25 +121,25 @@ async def test_before_it_runs_nothing_can_be_published(broker: EmbeddedBroker) -
 async def test_a_message_that_was_not_acknowledged_comes_again_after_a_lost_connection(
     broker: EmbeddedBroker, connect: Connect
 ) -> None:
-    hub = await connect("hub", *TOPICS.hub_filters("h1"), keep=True)
+    hub = await connect("hub", *HUB_FILTERS, keep=True)
     site = await connect(SITE)
     for payload in (b"stored", b"not stored"):
         site.link.publish(TOPICS.events(SITE, "f1"), payload)
     assert await hub.payloads(2) == [b"stored", b"not stored"]
     hub.received[0].acknowledge()
     await asyncio.sleep(0.1)
-    await broker.disconnect_client("hub")
+    await broker.disconnect_user("hub")
     assert await hub.payloads(3) == [b"stored", b"not stored", b"not stored"]
 
 
 async def test_what_comes_while_the_hub_is_away_is_kept_for_it(broker: EmbeddedBroker, connect: Connect) -> None:
-    first = End(link_to(broker.port, "hub", *TOPICS.hub_filters("h1")))
+    first = End(link_to(broker.port, "hub", *HUB_FILTERS))
     async with first.link.running(first.receive):
         assert await first.link.wait_connected(5)
     site = await connect(SITE)
     site.link.publish(TOPICS.events(SITE, "f1"), b"meanwhile")
     await asyncio.sleep(0.1)
-    second = await connect("hub", *TOPICS.hub_filters("h1"))
+    second = await connect("hub", *HUB_FILTERS)
     assert await second.payloads(1) == [b"meanwhile"]
 
 
@@ -158,7 +161,7 @@ async def test_when_the_broker_goes_it_is_not_connected_and_nothing_can_be_publi
 
 
 async def test_a_receiver_that_fails_once_goes_on_hearing(connect: Connect, broker: EmbeddedBroker) -> None:
-    end = End(link_to(broker.port, "hub", *TOPICS.hub_filters("h1")))
+    end = End(link_to(broker.port, "hub", *HUB_FILTERS))
 
     def receive(message: Message) -> None:
         end.receive(message)

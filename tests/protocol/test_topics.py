@@ -137,19 +137,19 @@ def test_no_wildcard_lets_a_desktop_read_more_than_its_own_commands_and_heartbea
 
 
 def test_the_hub_reads_everything_below_its_root_and_nothing_else() -> None:
-    for topic_filter in (*TOPICS.hub_filters("h1"), "fh/v1/#"):
+    for topic_filter in (*(topic_filter for topic_filter, _qos in TOPICS.hub_filters("h1")), "fh/v1/#"):
         assert TOPICS.may_subscribe(HUB, topic_filter)
     for topic_filter in ("#", "fh/#", "fh/v1", "fh/v10/#", "$SYS/#", "+/v1/#"):
         assert not TOPICS.may_subscribe(HUB, topic_filter)
     assert not TOPICS.may_receive(HUB, "fh/v10/pond7/heartbeat")
 
 
-def test_a_hubs_filters_are_what_desktops_publish_with_its_own_replies_only() -> None:
+def test_a_hubs_filters_are_what_desktops_publish_with_its_own_replies_and_no_heartbeat_is_kept_for_it() -> None:
     assert TOPICS.hub_filters("h1") == (
-        "fh/v1/+/heartbeat",
-        "fh/v1/+/feeders/+/state",
-        "fh/v1/+/feeders/+/events",
-        "fh/v1/+/replies/h1",
+        ("fh/v1/+/heartbeat", 0),
+        ("fh/v1/+/feeders/+/state", 1),
+        ("fh/v1/+/feeders/+/events", 1),
+        ("fh/v1/+/replies/h1", 1),
     )
 
 
