@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import Session, SQLModel, select
 
 from hub.database import Database, DatabaseError, sqlite_url
+from hub.errors import NotFound
 from hub.models import Feeder, Presence, Site
 from hub.sites import delete_site, get_site
 from tests.hub.conftest import NOW, SITE, order, placed
@@ -297,3 +298,19 @@ def test_a_time_without_a_zone_is_refused(session: Session) -> None:
 
 def test_a_site_that_was_never_stopped_has_no_time_of_its_stop(session: Session) -> None:
     assert session.get_one(Site, SITE).stopped_at is None
+
+
+async def test_one_refusal_costs_the_other_works_of_its_transaction_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: list[object] = []
+    monkeypatch.setattr(database, "_commit_alone", alone.append)
+
+    def refuse(session: Session) -> None:
+        raise NotFound("no such thing")
+
+    outcomes = await asyncio.gather(
+        *(database.write(refuse if n == 3 else count_one) for n in range(8)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes].count(NotFound) == 1
+    assert alone == []

@@ -492,3 +492,27 @@ async def test_what_another_process_left_sent_is_found_overdue_and_asked_about(s
         await until(asked)
     assert (await here.get(command.id)).state == CommandState.UNKNOWN
     assert await here.database.read(lambda session: settlement.sites_to_ask(session, utc_now())) == []
+
+
+async def test_while_redis_refuses_writes_a_heartbeat_waits_and_counts_later(process: Process) -> None:
+    await process.store.redis.config_set("maxmemory", "1")
+    try:
+        beat = process.link.hand(HEARTBEAT, heartbeat())
+        await process.link.take(TOPICS.replies(SITE, "h1"), b"no json")
+        assert beat.payload not in process.link.acknowledged
+    finally:
+        await process.store.redis.config_set("maxmemory", "0")
+
+    async def acknowledged() -> bool:
+        return beat.payload in process.link.acknowledged
+
+    await until(acknowledged)
+    assert await alive(process)
+
+
+@pytest.mark.parametrize("field", ["session", "journal_id"])
+async def test_a_nul_in_a_text_is_not_the_schema(process: Process, field: str) -> None:
+    with_nul = heartbeat().model_dump_json().replace(f'"{field}":"', f'"{field}":"\\u0000')
+    await process.link.take(HEARTBEAT, with_nul.encode())
+    assert [entry["reason"] for entry in await process.rejects.last(SITE)] == ["not-the-schema"]
+    assert not await alive(process)

@@ -77,9 +77,8 @@ def test_the_row_tells_who_ordered_what_when_and_until_when(session: Session) ->
 def test_the_message_is_the_row(session: Session) -> None:
     known(session)
     done = place(session, config_order(), TO, DESK, NOW)
-    message = done.message
-    assert message == to_message(done.command, TOPICS)
-    assert message is not None
+    assert done.is_new
+    message = to_message(done.command, TOPICS)
     assert (message.id, message.name, message.session, message.journal_id) == (
         done.command.id,
         "set_config",
@@ -363,7 +362,7 @@ def test_the_same_key_with_the_same_body_is_the_same_command(session: Session) -
     first = place(session, order("feed", args={"grams": 250.0}, key=KEY), TO, DESK, NOW)
     again = place(session, order("feed", args={"grams": 250.0}, key=KEY), TO, DESK, after(60))
     assert again.command.id == first.command.id
-    assert again.message is None
+    assert not again.is_new
     assert len(session.exec(select(Command)).all()) == 1
 
 
@@ -407,7 +406,7 @@ def test_two_processes_with_one_key_place_one_command(database_url: str) -> None
             done = database.write_now(
                 lambda session, key=key: place(session, order("feed", args={"grams": 1.0}, key=key), TO, DESK, NOW)  # type: ignore[misc]  # mypy does not infer a lambda with a default
             )
-            ids.append((turn, done.command.id, done.message is not None))
+            ids.append((turn, done.command.id, done.is_new))
 
     threads = [threading.Thread(target=dose, args=(database,)) for database in processes]
     for thread in threads:

@@ -591,6 +591,16 @@ def test_the_stops_reply_tells_of_each_feeder(session: Session) -> None:
     assert now_is(session, stop).result == {"feeders": told}
 
 
+def test_a_stop_that_some_plc_has_not_confirmed_goes_on_and_may_still_be_confirmed(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    partly = {"f1": {"confirmed": True}, "f2": {"confirmed": False, "code": "plc_lost"}}
+    assert answer(session, stop, "failed", code="plc_lost", feeders=partly).contradiction is None
+    assert now_is(session, stop).state == S.RECEIVED
+    assert now_is(session, stop).result == {"feeders": partly}
+    answer(session, stop, "applied", feeders={"f1": {"confirmed": True}, "f2": {"confirmed": True}})
+    assert now_is(session, stop).state == S.APPLIED
+
+
 # --- the whole table ---------------------------------------------------------------------------------------------
 
 
