@@ -40,14 +40,18 @@ class Mosquitto:
         """Write the files, and let mosquitto read them again if it runs."""
         done = feeder_hub("export", "mosquitto", self._directory, "--data-dir", self._data_dir)
         assert done.returncode == 0, done.stderr
-        conf = self._directory / "mosquitto.conf"
-        exported = conf.read_text()
-        assert "listener 1883 127.0.0.1" in exported
-        # A free port; and mosquitto started by root would give up the right to read the test's directory.
-        own = exported.replace("listener 1883", f"listener {self.port}")
-        conf.write_text(own + ("user root\n" if os.geteuid() == 0 else ""))
         if self._child is not None:
             self._child.send(signal.SIGHUP)
+
+    def _take_own_port(self) -> None:
+        """The settings are ours to edit: another export leaves them alone."""
+        conf = self._directory / "mosquitto.conf"
+        exported = conf.read_text()
+        if f"listener {self.port}" not in exported:
+            assert "listener 1883 127.0.0.1" in exported
+            # Mosquitto started by root would give up the right to read the test's directory.
+            own = exported.replace("listener 1883", f"listener {self.port}")
+            conf.write_text(own + ("user root\n" if os.geteuid() == 0 else ""))
 
     def kill(self) -> None:
         if self._child is not None:
@@ -57,6 +61,7 @@ class Mosquitto:
     @contextmanager
     def running(self) -> Iterator["Mosquitto"]:
         self.export()
+        self._take_own_port()
         command = [self._program, "-c", str(self._directory / "mosquitto.conf")]
         self._child = Child(command, self._directory / "mosquitto.out", environment({}))
         try:
