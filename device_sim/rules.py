@@ -24,6 +24,7 @@ from device_sim.presence import Presence
 from hub.protocol.codes import MEANING, Code
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.messages import (
+    FEEDER_COMMANDS,
     AckEvents,
     Command,
     Model,
@@ -36,7 +37,6 @@ from hub.protocol.messages import (
 )
 from hub.protocol.topics import Kind, Topics, Ulid
 
-FEEDER_COMMANDS: Final = frozenset({"set_config", "feed", "pause", "resume", "calibrate"})
 HOUSEKEEPING: Final = frozenset({"ping", "report", "ack_events"})
 
 log = logging.getLogger("feeder-sim")

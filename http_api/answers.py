@@ -14,7 +14,7 @@ from http_api.schemas import CommandView
 from hub.command_states import CommandState
 from hub.errors import InvalidOrder
 from hub.models import Command
-from hub.orders import Key, fingerprint_source
+from hub.orders import Key
 from hub.protocol.codes import Code
 
 S = CommandState
@@ -31,8 +31,9 @@ def idempotency_key(request: Request, owner: str, body: object) -> Key | None:
         return None
     if not _KEY.match(text):
         raise InvalidOrder("Idempotency-Key must be 1 to 200 visible ASCII characters.")
-    source = fingerprint_source(request.method, request.url.path, body)
-    return Key(owner, text, hashlib.sha256(source).hexdigest())
+    # The same request is the same whatever its spacing and the order of its keys.
+    same = json.dumps([request.method, request.url.path, body], sort_keys=True)
+    return Key(owner, text, hashlib.sha256(same.encode()).hexdigest())
 
 
 def preferred_wait_s(request: Request) -> float | None:

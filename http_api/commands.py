@@ -5,13 +5,12 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.answers import answer_to, idempotency_key, preferred_wait_s
-from http_api.feeders import ORDER_PROBLEMS
 from http_api.operations import Call, Operation, json_answer
 from http_api.problems import problem
 from http_api.schemas import CommandView, FeederCommandBody, Page, PageQuery, SiteCommandBody
 from hub import sites
 from hub.accounts import Right
-from hub.commands import list_commands, story
+from hub.commands import list_commands, stories
 from hub.errors import InvalidOrder, NotFound
 from hub.feeders import get_feeder
 from hub.models import Command, CommandStep
@@ -48,7 +47,7 @@ async def get_command(call: Call) -> Response:
         command = session.get(Command, command_id)
         if command is None or not call.caller.sees(command.site_id):
             raise NotFound(f"There is no command {command_id}.")
-        return command, story(session, command_id)
+        return command, stories(session, [command_id])[command_id]
 
     return json_answer(CommandView.of(*await call.services.database.read(work)))
 
@@ -69,7 +68,8 @@ async def _list(call: Call, feeder: str | None) -> Response:
         if feeder is not None:
             get_feeder(session, call.site, feeder)
         found = list_commands(session, call.site, feeder, query.cursor, query.limit + 1)
-        return [(command, story(session, command.id)) for command in found]
+        told = stories(session, [command.id for command in found])
+        return [(command, told[command.id]) for command in found]
 
     found = await call.services.database.read(work)
     items = [CommandView.of(command, steps) for command, steps in found[: query.limit]]
@@ -92,7 +92,7 @@ OPERATIONS = (
         "Feed a dose, pause, resume or calibrate a feeder",
         _SENT,
         body=FeederCommandBody,
-        problems=(*ORDER_PROBLEMS, problems.KEY_REQUIRED),
+        problems=(*problems.OF_ORDERS, problems.KEY_REQUIRED),
         headers=("Idempotency-Key", "Prefer"),
     ),
     Operation(
@@ -103,7 +103,7 @@ OPERATIONS = (
         "Stop or release a whole site, ping it, or ask it to report",
         _SENT,
         body=SiteCommandBody,
-        problems=ORDER_PROBLEMS,
+        problems=problems.OF_ORDERS,
         headers=("Idempotency-Key", "Prefer"),
     ),
     Operation(

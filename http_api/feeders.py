@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.answers import answer_to, idempotency_key, preferred_wait_s
-from http_api.operations import Call, Operation, json_answer
+from http_api.operations import Call, Operation, json_answer, number_cursor
 from http_api.schemas import (
     ConfigBody,
     ConfigPatch,
@@ -15,7 +15,6 @@ from http_api.schemas import (
     PageQuery,
     RevisionView,
 )
-from http_api.sites import number_cursor
 from hub import feeders, sites
 from hub.accounts import Right
 from hub.errors import NotFound
@@ -113,15 +112,7 @@ async def list_events(call: Call) -> Response:
 
     def work(session: Session) -> list[FeederEvent]:
         feeders.get_feeder(session, call.site, call.feeder)
-        rows = (
-            select(FeederEvent)
-            .where(FeederEvent.site_id == call.site, FeederEvent.feeder_id == call.feeder)
-            .order_by(col(FeederEvent.id).desc())
-            .limit(query.limit + 1)
-        )
-        if query.cursor is not None:
-            rows = rows.where(col(FeederEvent.id) < query.cursor)
-        return list(session.exec(rows))
+        return feeders.list_events(session, call.site, call.feeder, query.cursor, query.limit + 1)
 
     found = await call.services.database.read(work)
     page, more = found[: query.limit], len(found) > query.limit
@@ -133,18 +124,6 @@ async def list_events(call: Call) -> Response:
 _FEEDERS = "/sites/{site}/feeders"
 _FEEDER = _FEEDERS + "/{feeder}"
 _GONE = (problems.NOT_FOUND,)
-ORDER_PROBLEMS = (
-    problems.NOT_FOUND,
-    problems.DESKTOP_OFFLINE,
-    problems.STOPPED,
-    problems.KEY_REUSED,
-    problems.NOT_EXECUTED,
-    problems.REJECTED,
-    problems.PLC_FAILED,
-    problems.LIVENESS_UNKNOWN,
-    problems.BROKER_UNREACHABLE,
-    problems.OUTCOME_UNKNOWN,
-)
 _CHANGE_ANSWERS = {
     200: ("Applied, and read back from the PLC: the config as it is now, with its ETag", FeederConfig),
     202: ("On its way; Location tells where to ask", None),
@@ -180,7 +159,7 @@ OPERATIONS = (
         "Change a feeder's config: sent to the farm, written to the PLC, read back",
         _CHANGE_ANSWERS,
         body=ConfigBody,
-        problems=(*ORDER_PROBLEMS, problems.CONFIG_CHANGED),
+        problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED),
         headers=("If-Match", "Idempotency-Key", "Prefer"),
     ),
     Operation(
@@ -191,7 +170,7 @@ OPERATIONS = (
         "Change some fields of a feeder's config (JSON merge patch)",
         _CHANGE_ANSWERS,
         body=ConfigPatch,
-        problems=(*ORDER_PROBLEMS, problems.CONFIG_CHANGED, problems.CONFIG_UNKNOWN),
+        problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED, problems.CONFIG_UNKNOWN),
         headers=("If-Match", "Idempotency-Key", "Prefer"),
     ),
     Operation(

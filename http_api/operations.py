@@ -186,3 +186,12 @@ def parse_body(model: type[B], raw: bytes) -> B:
 
 def json_answer(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(view.model_dump_json(), status, headers, "application/json")
+
+
+def number_cursor(cursor: str | None) -> int | None:
+    """Raises InvalidOrder for a cursor that no page gave."""
+    if cursor is None:
+        return None
+    if not cursor.isdecimal() or len(cursor) > 18:
+        raise InvalidOrder("cursor must be the `next` of an earlier page.")
+    return int(cursor)

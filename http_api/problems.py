@@ -63,6 +63,19 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
 }
 
 
+OF_ORDERS: Final = (
+    NOT_FOUND,
+    DESKTOP_OFFLINE,
+    STOPPED,
+    KEY_REUSED,
+    NOT_EXECUTED,
+    REJECTED,
+    PLC_FAILED,
+    LIVENESS_UNKNOWN,
+    BROKER_UNREACHABLE,
+    OUTCOME_UNKNOWN,
+)
+"""What any order may answer."""
 ALL: Final = tuple(kind for kind in list(globals().values()) if isinstance(kind, Problem))
 """Every kind of problem there is."""
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -14,6 +15,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from http_api.operations import Services
 from http_api.problems import ALL
 from hub.errors import Unavailable
+
+log = structlog.get_logger()
 
 
 async def healthz(_request: Request) -> Response:
@@ -54,7 +57,8 @@ async def _database(services: Services) -> str:
     try:
         await services.database.read(lambda session: session.exec(select(1)).one())
     except DBAPIError as error:
-        return f"does not answer: {error.orig}"
+        log.warning("not ready: the database does not answer", reason=str(error.orig))
+        return "does not answer"
     return "ok"
 
 
@@ -62,7 +66,8 @@ async def _redis(services: Services) -> str:
     try:
         await services.store.call("PING")
     except Unavailable as error:
-        return str(error)
+        log.warning("not ready: Redis does not answer", reason=str(error))
+        return "does not answer"
     return "ok"
 
 

@@ -4,7 +4,7 @@ from sqlmodel import Session
 from starlette.responses import Response
 
 from http_api import problems
-from http_api.operations import Call, Operation, json_answer
+from http_api.operations import Call, Operation, json_answer, number_cursor
 from http_api.schemas import (
     CredentialsView,
     DiagnosticsView,
@@ -21,7 +21,6 @@ from http_api.schemas import (
 )
 from hub import presence, sites
 from hub.accounts import Right
-from hub.errors import InvalidOrder
 from hub.models import Presence
 from hub.protocol.times import utc_now
 
@@ -114,15 +113,6 @@ async def get_diagnostics(call: Call) -> Response:
             clock_skew_s=live.clock_skew_s,
         )
     )
-
-
-def number_cursor(cursor: str | None) -> int | None:
-    """Raises InvalidOrder for a cursor that no page gave."""
-    if cursor is None:
-        return None
-    if not cursor.isdecimal() or len(cursor) > 18:
-        raise InvalidOrder("cursor must be the `next` of an earlier page.")
-    return int(cursor)
 
 
 _SITE = "/sites/{site}"

@@ -232,10 +232,14 @@ class Commands:
         self._stream.publish("command", command.site_id, brief(command))
 
 
-def story(session: Session, command_id: str) -> list[CommandStep]:
-    """The steps of a command in the order in which states may follow each other."""
-    steps = session.exec(select(CommandStep).where(CommandStep.command_id == command_id))
-    return sorted(steps, key=lambda step: _ORDER[CommandState(step.state)])
+def stories(session: Session, command_ids: list[str]) -> dict[str, list[CommandStep]]:
+    """The steps of some commands, each in the order in which states may follow each other."""
+    found: dict[str, list[CommandStep]] = {command_id: [] for command_id in command_ids}
+    for step in session.exec(select(CommandStep).where(col(CommandStep.command_id).in_(command_ids))):
+        found[step.command_id].append(step)
+    for steps in found.values():
+        steps.sort(key=lambda step: _ORDER[CommandState(step.state)])
+    return found
 
 
 def list_commands(session: Session, site: str, feeder: str | None, before: str | None, limit: int) -> list[Command]:

@@ -240,6 +240,19 @@ def list_revisions(session: Session, site: str, feeder: str, before: int | None,
     return RevisionPage(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
 
 
+def list_events(session: Session, site: str, feeder: str, before: str | None, limit: int) -> list[FeederEvent]:
+    """A feeder's events, the newest first by their ULIDs; `before`: only older ones than that id."""
+    query = (
+        select(FeederEvent)
+        .where(FeederEvent.site_id == site, FeederEvent.feeder_id == feeder)
+        .order_by(col(FeederEvent.id).desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(col(FeederEvent.id) < before)
+    return list(session.exec(query))
+
+
 def dose_duration(grams: float, feeder: FeederRow) -> timedelta:
     """How long a dose may take at the feeder's rate, with a fifth and two seconds to spare."""
     config = config_of(feeder.reported_config)

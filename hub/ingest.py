@@ -145,11 +145,14 @@ class Ingest:
 
     async def _insist(self, message: Message, step: Callable[[], Awaitable[R]]) -> R:
         """Do a step until its store is there. A step that was done is not done again when a later one has to wait."""
+        waits = False
         while True:
             try:
                 return await step()
             except (StoreUnreachable, OperationalError, InterfaceError) as error:
-                log.warning("message waits: its store is away", topic=message.topic, reason=str(error))
+                if not waits:
+                    log.warning("message waits: its store is away", topic=message.topic, reason=str(error))
+                waits = True
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _begin(self, site: str, session_id: str) -> None:

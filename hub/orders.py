@@ -4,7 +4,6 @@ A command's row is committed as `sent` before it is published: from then on the 
 to this process.
 """
 
-import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -32,11 +31,10 @@ from hub.models import (
     Site,
 )
 from hub.protocol import messages
-from hub.protocol.messages import ARGUMENTS, FeederConfig
+from hub.protocol.messages import ARGUMENTS, FEEDER_COMMANDS, FeederConfig
 from hub.protocol.topics import Topics
 from hub.sites import get_site
 
-FEEDER_COMMANDS: Final = frozenset({"set_config", "feed", "pause", "resume", "calibrate"})
 REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
 
 
@@ -348,8 +346,3 @@ def merge_patch(target: Any, patch: Any) -> Any:
         else:
             merged[name] = merge_patch(merged.get(name), value)
     return merged
-
-
-def fingerprint_source(method: str, path: str, body: object) -> bytes:
-    """What makes two requests the same request: method, path, and the body whatever its spacing and key order."""
-    return json.dumps([method, path, body], sort_keys=True, separators=(",", ":")).encode()

@@ -38,5 +38,8 @@ class Link(Protocol):
         ...
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Hand a QoS 1 message, never retained, to the broker. Raises NotConnected; then nothing was sent."""
+        """Hand a QoS 1 message, never retained, to the broker. Raises NotConnected.
+
+        A message that was handed over while the connection broke may reach the broker after the next connect.
+        """
         ...

@@ -4,7 +4,7 @@
 """
 
 import re
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -200,6 +200,8 @@ class Reply(Answer):
 FeederCommandName = Literal["set_config", "feed", "pause", "resume", "calibrate"]
 SiteCommandName = Literal["stop_all", "release", "report", "ping", "ack_events"]
 CommandName = Literal[FeederCommandName, SiteCommandName]
+FEEDER_COMMANDS: Final = frozenset(get_args(FeederCommandName))
+"""Those that go to one feeder's topic; the others go to the site's."""
 
 
 class SetConfig(Model):

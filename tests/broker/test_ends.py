@@ -152,3 +152,12 @@ async def test_shutdown_closes_every_connection_in_time_and_publishes_no_wills(s
     assert place.broker.counters["retained"] == 0
     with pytest.raises(OSError):
         await place.socket()
+
+
+async def test_the_hands_of_a_user_are_disconnected_with_it(place):
+    hand = await place.client("pond7", client_id="pond7.x")
+    site = await place.client("pond7")
+    other = await place.client("pond8")
+    assert await place.broker.disconnect_user("pond7")
+    assert await hand.closed() == await site.closed() == []
+    assert await other.so_far() == []

@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import Session, select
 
 from hub.command_states import CommandState
-from hub.commands import list_commands, story
+from hub.commands import list_commands, stories
 from hub.errors import BrokerUnreachable, DesktopOffline, HubError, KeyReused, LivenessUnknown, NotFound, Stopped
 from hub.liveness import EPOCH_KEY
 from hub.models import Command, Site
@@ -77,7 +77,7 @@ async def test_a_change_is_published_and_answered_with_its_end(alive: Process) -
     command = await ordered
     assert (command.id, command.state) == (said.id, S.APPLIED)
     assert command.settled_at is not None
-    steps = await alive.database.read(lambda session: story(session, said.id))
+    steps = await alive.database.read(lambda session: stories(session, [said.id])[said.id])
     assert [step.state for step in steps] == ["pending", "sent", "received", "applied"]
     assert alive.commands._waiting == {}
 

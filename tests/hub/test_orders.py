@@ -8,7 +8,7 @@ from sqlmodel import Session, select
 
 from hub import settlement
 from hub.command_states import CommandState
-from hub.commands import story
+from hub.commands import stories
 from hub.database import Database
 from hub.errors import ConfigChanged, ConfigUnknown, HubError, InvalidOrder, KeyReused, NotFound, Stopped
 from hub.feeders import etag, take_state
@@ -71,7 +71,8 @@ def test_the_row_tells_who_ordered_what_when_and_until_when(session: Session) ->
     assert (command.site_id, command.feeder_id, command.name, command.actor) == (SITE, FEEDER, "feed", "anna")
     assert (command.session, command.journal_id, command.hub_id) == (TO.session, TO.journal_id, "h1")
     assert (command.created_at, command.expires_at, command.settled_at) == (NOW, after(10), None)
-    assert [(step.state, step.at) for step in story(session, command.id)] == [("pending", NOW), ("sent", NOW)]
+    steps = stories(session, [command.id])[command.id]
+    assert [(step.state, step.at) for step in steps] == [("pending", NOW), ("sent", NOW)]
 
 
 def test_the_message_is_the_row(session: Session) -> None:

@@ -10,7 +10,7 @@ from sqlmodel import Session, select
 
 from hub import settlement
 from hub.command_states import SETTLED, CommandState
-from hub.commands import story
+from hub.commands import stories
 from hub.database import Database
 from hub.feeders import drift, take_state
 from hub.models import Command, ConfigRevision, Feeder, Site
@@ -70,7 +70,7 @@ def local_revisions(session: Session) -> list[tuple[int, int]]:
 
 def states(session: Session, command: Command) -> list[str]:
     session.flush()
-    return [step.state for step in story(session, command.id)]
+    return [step.state for step in stories(session, [command.id])[command.id]]
 
 
 # --- replies -----------------------------------------------------------------------------------------------------
@@ -611,7 +611,7 @@ def test_a_command_moves_as_the_table_says_and_no_other_way(session: Session, be
         session.flush()
         row = session.get_one(Command, command.id)
         row.state, row.settled_at = before, NOW if before in SETTLED else None
-        for step in story(session, command.id):
+        for step in stories(session, [command.id])[command.id]:
             session.delete(step)
         session.flush()
         allowed = to in _ALLOWED[before]
