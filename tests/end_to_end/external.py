@@ -3,11 +3,14 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.end_to_end.hub_process import Child, environment, feeder_hub, until
+
+NeedsProgram = Callable[[str], str]
+"""The path of a program, or a loud skip."""
 
 
 def free_port() -> int:

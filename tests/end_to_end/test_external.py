@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from tests.end_to_end.conftest import TTL_S, running_farm
 from tests.end_to_end.desktop import CONFIG, now
 from tests.end_to_end.events import EventStream
-from tests.end_to_end.external import Mosquitto, redis_server
+from tests.end_to_end.external import Mosquitto, NeedsProgram, redis_server
 from tests.end_to_end.farm import Farm, Site
 from tests.end_to_end.hub_process import HubProcess, feeder_hub, feeder_hub_json, until
-
-NeedsProgram = Callable[[str], str]
 
 
 @dataclass
