@@ -136,6 +136,7 @@ class Desktop:
         """The feeders feed on while there is no connection."""
         ends_at_s = time.monotonic() + seconds
         while not self._leaving() and (left_s := ends_at_s - time.monotonic()) > 0:
+            # One tick at the most, so that a signal is noticed soon and the feeders feed on.
             time.sleep(min(left_s, self._tick_s))
             self._rules.tick(utc_now())
 

@@ -191,7 +191,7 @@ class Journal:
     def _next(self, column: str, feeder: str) -> int:
         # The column is one of two names written above, never input.
         (number,) = self._database.execute(
-            f"UPDATE feeders SET {column} = {column} + 1 WHERE feeder = ? RETURNING {column}",  # noqa: S608
+            f"UPDATE feeders SET {column} = {column} + 1 WHERE feeder = ? RETURNING {column}",  # noqa: S608 - our own names only
             (feeder,),
         ).fetchone()
         return int(number)

@@ -114,13 +114,11 @@ class Presence:
 
     # --- the hub's time -------------------------------------------------------------------------------------
 
-    def take_ping(self, ping: Ping, issued_at: datetime) -> bool:
+    def take_ping(self, ping: Ping, issued_at: datetime) -> None:
         """Take the ping's `issued_at` for the hub's time, if the heartbeat that it answers is fresh."""
         sent_at_s = self._sent_at_s.get(ping.seq) if ping.session == self.session else None
-        if sent_at_s is None or self._clock() - sent_at_s >= FRESH_HEARTBEAT_S:
-            return False
-        self._hub_time = (issued_at, self._clock())
-        return True
+        if sent_at_s is not None and self._clock() - sent_at_s < FRESH_HEARTBEAT_S:
+            self._hub_time = (issued_at, self._clock())
 
     def hub_now(self) -> datetime | None:
         """The hub's time, counted on from the last ping; None before the first."""

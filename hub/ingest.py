@@ -24,7 +24,7 @@ from hub.database import Database
 from hub.errors import NotFound
 from hub.feeders import get_feeder, take_state
 from hub.liveness import Beat, LivenessKeys
-from hub.models import FeederEvent
+from hub.models import FEEDER_EVENT
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.link import Message
 from hub.protocol.messages import Event, Heartbeat, Offline, Reply, State
@@ -54,7 +54,11 @@ class Rejected(Exception):
 
 
 class Ingest:
-    """`receive` is what the link calls for each message; the rest goes on in tasks, in the order of arrival."""
+    """`receive` is what the link calls for each message; the rest goes on in tasks.
+
+    They begin in the order of arrival; where a store is away one may finish after a later one, which the rules bear:
+    seq, versions and states only move forward.
+    """
 
     def __init__(
         self,
@@ -232,10 +236,10 @@ def store_event(session: Session, site: str, feeder: str, event: Event, received
     get_feeder(session, site, feeder)
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     inserted = session.execute(
-        dialect.insert(FeederEvent)
+        dialect.insert(FEEDER_EVENT)
         .values(site_id=site, feeder_id=feeder, received_at=received_at, **event.model_dump())
         .on_conflict_do_nothing()
-        .returning(FeederEvent.__table__.c.id)  # type: ignore[attr-defined]  # SQLModel does not declare it
+        .returning(FEEDER_EVENT.c.id)
     )
     return inserted.first() is not None
 

@@ -226,6 +226,7 @@ FEEDER: Final = SQLModel.metadata.tables["feeder"]
 COMMAND: Final = SQLModel.metadata.tables["command"]
 COMMAND_STEP: Final = SQLModel.metadata.tables["command_step"]
 CONFIG_REVISION: Final = SQLModel.metadata.tables["config_revision"]
+FEEDER_EVENT: Final = SQLModel.metadata.tables["feeder_event"]
 
 FeederRow = Feeder | Row[Any]
 """A feeder as an object, or as a row of FEEDER: the same names either way."""

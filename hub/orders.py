@@ -6,12 +6,12 @@ to this process.
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import ValidationError
 from sqlalchemy import bindparam, insert, update
 from sqlalchemy import select as sa_select
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 from ulid import ULID
 
 from hub import settlement
@@ -259,7 +259,7 @@ def to_message(command: Command, topics: Topics) -> messages.Command:
     """What is published for a command's row."""
     return messages.Command(
         id=command.id,
-        name=command.name,  # type: ignore[arg-type]  # checked by the model
+        name=cast("messages.CommandName", command.name),
         args=command.args,
         session=command.session,
         journal_id=command.journal_id,
@@ -295,6 +295,7 @@ def reportable(session: Session, site: str, now: datetime) -> list[str]:
             select(Command.id)
             .where(
                 Command.site_id == site,
+                col(Command.settled_at).is_(None),
                 Command.state == CommandState.UNKNOWN,
                 Command.expires_at < now,
                 Command.name != "stop_all",

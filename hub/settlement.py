@@ -71,11 +71,11 @@ def advance(
     elif to is CommandState.UNKNOWN:
         values["next_report_at"] = now
     connection = session.connection()
-    moved = connection.execute(_ADVANCE[to], values).first()
+    moved = connection.execute(_ADVANCE[to], values).mappings().first()
     if moved is None:
         return None
     connection.execute(_INSERT_STEP, {"command_id": command_id, "state": to, "at": now, "cause": cause[:200]})
-    return Command(**moved._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    return Command(**moved)
 
 
 def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Settled:
@@ -175,8 +175,8 @@ def sites_to_ask(session: Session, now: datetime) -> list[str]:
 
 
 def _command_of(session: Session, site: str, command_id: str) -> Command | None:
-    row = session.connection().execute(_COMMAND, {"this": command_id, "site": site}).first()
-    return None if row is None else Command(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    row = session.connection().execute(_COMMAND, {"this": command_id, "site": site}).mappings().first()
+    return None if row is None else Command(**row)
 
 
 def _result(answer: Answer) -> JsonObject:
