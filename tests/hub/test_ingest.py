@@ -23,6 +23,7 @@ from hub.feeders import get_feeder
 from hub.models import FeederEvent
 from hub.protocol.messages import Event
 from hub.protocol.times import utc_now
+from hub.sites import add_site
 from tests.hub.conftest import (
     FEEDER,
     NOW,
@@ -516,3 +517,13 @@ async def test_a_nul_in_a_text_is_not_the_schema(process: Process, field: str) -
     await process.link.take(HEARTBEAT, with_nul.encode())
     assert [entry["reason"] for entry in await process.rejects.last(SITE)] == ["not-the-schema"]
     assert not await alive(process)
+
+
+async def test_an_event_of_one_site_is_stored_though_another_site_has_one_with_its_id(process: Process) -> None:
+    now = utc_now()
+    await process.database.write(lambda session: add_site(session, "pond9", [FEEDER], "UTC", now))
+    await process.beat()
+    said = event()
+    await process.link.take(TOPICS.events(SITE, FEEDER), said)
+    await process.link.take(TOPICS.events("pond9", FEEDER), said)
+    assert await events(process) == [1, 1]
