@@ -8,12 +8,15 @@ import contextlib
 import errno
 import gc
 import hmac
+import ipaddress
+import json
 import resource
 import shlex
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -25,7 +28,8 @@ import uvloop
 from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
-from broker.guard import Authenticate, Refusal
+from broker.guard import Authenticate, Credentials, Refusal
+from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.server import BrokerOptions, EmbeddedBroker, ListenError
 from config.settings import Settings, SettingsError, load
 from http_api.app import create_app
@@ -220,7 +224,10 @@ def authenticate_with(database: Database, hub_secret: str, hub_listens: asyncio.
     A site is let in when the hub listens: what it says before that would reach nobody.
     """
 
-    async def authenticate(username: str, password: bytes) -> Identity | None:
+    async def authenticate(shown: Credentials) -> Identity | None:
+        username, password = shown.username, shown.password
+        if username is None or password is None:
+            return None
         if username == HUB_USER:
             return Identity("hub", HUB_USER) if hmac.compare_digest(password, hub_secret.encode()) else None
         if await database.read(lambda session: secret_matches(session, username, password)):
@@ -391,6 +398,55 @@ def serve(
     logs.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, with_demo=demo_farm))
+
+
+@app.command(name="broker")
+def bare_broker(
+    is_open: Annotated[bool, typer.Option("--open", help="Required: everybody may do everything.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; of this machine's loopback only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port for MQTT; 0 takes a free one.")] = 1883,
+    ws_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over WebSocket.  [default: none]")
+    ] = None,
+) -> None:
+    """Run the MQTT broker alone, without hub, Redis or database: for test suites, benchmarks, trying clients.
+
+    Says its addresses on stdout, one JSON object in a line, when it listens. Keeps nothing on disk.
+    """
+    if not is_open:
+        raise typer.BadParameter("the bare broker knows no users; say --open to let everybody in")
+    if not is_loopback(host):
+        raise typer.BadParameter(f"an open broker listens on loopback only (127.0.0.1, ::1), not on {host}")
+    logs.configure("warning", "console")
+    options = replace(OPEN_OPTIONS, host=bracketed(host), port=port, ws_port=ws_port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run_bare_broker(options))
+
+
+async def run_bare_broker(options: BrokerOptions) -> None:
+    """An open broker, until SIGINT or SIGTERM. Raises CannotStart."""
+    allow_many_connections()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    broker = EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), record=lambda _: None)
+    try:
+        await broker.start()
+    except ListenError as error:
+        raise CannotStart(f"{error}. Choose another port.") from error
+    typer.echo(json.dumps({"port": broker.port, "ws_port": broker.ws_port}))
+    sys.stdout.flush()
+    await stop.wait()
+    await broker.shutdown()
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @app.command(name="doctor")

@@ -12,7 +12,7 @@ import uvloop
 
 from benchmarks.change import SITE
 from benchmarks.mqtt_load import HUB
-from broker.guard import Refusal
+from broker.guard import Credentials, Refusal
 from broker.server import BrokerOptions, EmbeddedBroker
 from hub.protocol.topics import Identity, Topics
 
@@ -24,8 +24,8 @@ def complain(refusal: Refusal) -> None:
 async def run(secret: str) -> None:
     identities = {HUB: Identity("hub", HUB), SITE: Identity("site", SITE)}
 
-    async def authenticate(username: str, password: bytes) -> Identity | None:
-        return identities.get(username) if password == secret.encode() else None
+    async def authenticate(shown: Credentials) -> Identity | None:
+        return identities.get(shown.username or "") if shown.password == secret.encode() else None
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

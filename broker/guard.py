@@ -1,18 +1,46 @@
 """Who a client is and what it may do: the identity first, then its client id, then each topic, each time."""
 
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from hub.protocol.packets import Connect
-from hub.protocol.topics import Identity, Topics
+from hub.protocol.topics import Identity
 
 _log = logging.getLogger(__name__)
 
-Authenticate = Callable[[str, bytes], Awaitable[Identity | None]]
-"""Called with a user name and a password; returns who that is, or None if it is nobody."""
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client shows to prove who it is; None for what it does not show."""
+
+    username: str | None
+    password: bytes | None
+
+
+Authenticate = Callable[[Credentials], Awaitable[Identity | None]]
+"""Returns whose credentials these are, or None if they are nobody's."""
+
+
+class Rights(Protocol):
+    """Who may do what; `hub.protocol.topics.Topics` is the product's."""
+
+    def acting_as(self, identity: Identity, client_id: str) -> Identity | None:
+        """Who a client is by its user and its client id; None if that client id is not the user's."""
+        ...
+
+    def assigned_client_id(self, identity: Identity, unique: str) -> str:
+        """The client id of a client that leaves it to the broker."""
+        ...
+
+    def may_publish(self, identity: Identity, topic: str, *, retain: bool) -> bool: ...
+
+    def may_subscribe(self, identity: Identity, topic_filter: str) -> bool: ...
+
+    def may_receive(self, identity: Identity, topic: str) -> bool: ...
 
 
 RefusedKind = Literal["connection", "connect", "will", "publish", "subscribe", "receive"]
@@ -63,12 +91,12 @@ class Guard:
     def __init__(
         self,
         authenticate: Authenticate,
-        topics: Topics,
+        rights: Rights,
         record: Callable[[Refusal], None],
         counters: Counter[str],
     ) -> None:
         self._authenticate = authenticate
-        self._topics = topics
+        self._rights = rights
         self._record = record
         self._counters = counters
 
@@ -78,20 +106,20 @@ class Guard:
         Touches nothing of any session. Raises NotAdmitted.
         """
         client_id = connect.client_id
-        if connect.username is None or connect.password is None:
-            self.refuse(Refusal("connect", None, client_id, None, "no-credentials", address))
-            raise NotAdmitted(NOT_AUTHORIZED, "no-credentials")
         try:
-            identity = await self._authenticate(connect.username, connect.password)
+            identity = await self._authenticate(Credentials(connect.username, connect.password))
         except Exception as error:
             _log.exception("nobody can be authenticated")
             self.refuse(Refusal("connect", None, client_id, None, "authentication-failed", address))
             raise NotAdmitted(SERVER_UNAVAILABLE, "authentication-failed") from error
         if identity is None:
-            self.refuse(Refusal("connect", None, client_id, None, "bad-credentials", address))
-            raise NotAdmitted(NOT_AUTHORIZED, "bad-credentials")
-        # [MQTT-3.1.3-9]; an empty client id is nobody's own, so it is refused as well [MQTT-3.1.3-8].
-        acting = self._topics.acting_as(identity, client_id)
+            reason = "no-credentials" if connect.username is None else "bad-credentials"
+            self.refuse(Refusal("connect", None, client_id, None, reason, address))
+            raise NotAdmitted(NOT_AUTHORIZED, reason)
+        if not client_id and connect.clean_session:
+            client_id = self._rights.assigned_client_id(identity, secrets.token_hex(10))  # [MQTT-3.1.3-6]
+        # [MQTT-3.1.3-9]; an empty client id is nobody's own, so with a stored session it is refused [MQTT-3.1.3-8].
+        acting = self._rights.acting_as(identity, client_id)
         if acting is None:
             self.refuse(Refusal("connect", identity.name, client_id, None, "foreign-client-id", address))
             raise NotAdmitted(IDENTIFIER_REJECTED, "foreign-client-id")
@@ -110,13 +138,13 @@ class Guard:
         return self._publishes(client, topic, retain) or self._refuse_topic("publish", client, topic, "foreign-publish")
 
     def may_subscribe(self, client: Client, topic_filter: str) -> bool:
-        return self._topics.may_subscribe(client.identity, topic_filter) or self._refuse_topic(
+        return self._rights.may_subscribe(client.identity, topic_filter) or self._refuse_topic(
             "subscribe", client, topic_filter, "foreign-subscribe"
         )
 
     def may_receive(self, client: Client, topic: str) -> bool:
         """Whether a message may be delivered to the client or queued for it: asked for every single one."""
-        return self._topics.may_receive(client.identity, topic) or self._refuse_topic(
+        return self._rights.may_receive(client.identity, topic) or self._refuse_topic(
             "receive", client, topic, "foreign-delivery"
         )
 
@@ -127,7 +155,7 @@ class Guard:
 
     def _publishes(self, client: Client, topic: str, retain: bool) -> bool:
         # Topics beginning with '$' are the broker's own, whatever the table says: section 4.7.2.
-        return topic[0] != "$" and self._topics.may_publish(client.identity, topic, retain=retain)
+        return topic[0] != "$" and self._rights.may_publish(client.identity, topic, retain=retain)
 
     def _refuse_topic(self, kind: RefusedKind, client: Client, topic: str, reason: str) -> bool:
         self.refuse(Refusal(kind, client.identity.name, client.client_id, topic, reason, client.address))

@@ -22,10 +22,9 @@ from amqtt.events import BrokerEvents
 
 from broker.connection import Bounds, Connection
 from broker.exchange import Exchange
-from broker.guard import Authenticate, Guard, Refusal
+from broker.guard import Authenticate, Guard, Refusal, Rights
 from broker.session import Limits
 from broker.sockets import Reader, TcpReader, TcpWriter, Writer, WsReader, WsWriter
-from hub.protocol.topics import Topics
 
 _log = logging.getLogger(__name__)
 
@@ -78,8 +77,8 @@ class ListenError(OSError):
 class EmbeddedBroker(Broker):
     """An MQTT 3.1.1 broker inside this process, from `async with` to its end.
 
-    authenticate: says who a user name and a password are.
-    topics: who may do what.
+    authenticate: says whose credentials a client shows.
+    rights: who may do what.
     record: called, and must not wait, with everything that is refused.
     """
 
@@ -87,7 +86,7 @@ class EmbeddedBroker(Broker):
         self,
         options: BrokerOptions,
         authenticate: Authenticate,
-        topics: Topics,
+        rights: Rights,
         record: Callable[[Refusal], None],
     ) -> None:
         listeners = {_MQTT: ListenerConfig(bind=f"{options.host}:{options.port}")}
@@ -97,7 +96,7 @@ class EmbeddedBroker(Broker):
         super().__init__(BrokerConfig(listeners=listeners, plugins={}))
         self._options = options
         self._counts: Counter[str] = Counter()
-        self._guard = Guard(authenticate, topics, record, self._counts)
+        self._guard = Guard(authenticate, rights, record, self._counts)
         self._limits = Limits(options.in_flight, options.max_queued_messages, options.max_queued_bytes)
         self._bounds = Bounds(options.connect_timeout_s, options.max_packet_bytes, options.max_buffered_bytes)
         self._exchange = Exchange(self._guard, self._limits, self._counts)

@@ -64,9 +64,10 @@ class Identity:
     """Who is connected to the broker, after its password was found right.
 
     kind `hand`: a site's second connection, for tools; it may publish what the site may, and receives nothing.
+    kind `anyone`: whoever connects to a broker that is open to everybody.
     """
 
-    kind: Literal["hub", "site", "hand", "monitor"]
+    kind: Literal["hub", "site", "hand", "monitor", "anyone"]
     name: str
 
 
@@ -145,6 +146,10 @@ class Topics:
             return Identity("hand", identity.name) if client_id.startswith(identity.name + ".") else None
         own = client_id == identity.name or client_id.startswith(identity.name + "-")
         return identity if own else None
+
+    def assigned_client_id(self, identity: Identity, unique: str) -> str:
+        """The client id of a client that leaves it to the broker; `unique` is a text that no other client has."""
+        return f"{identity.name}{'.' if identity.kind == 'site' else '-'}{unique}"
 
     def may_publish(self, identity: Identity, topic: str, *, retain: bool) -> bool:
         """Whether the identity may publish there (a will is a publish), with or without the RETAIN flag."""

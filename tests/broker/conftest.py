@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import pytest
 
-from broker.guard import Refusal
+from broker.guard import Credentials, Refusal
+from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.server import BrokerOptions, EmbeddedBroker
 from hub.protocol.packets import (
     Connack,
@@ -140,9 +141,10 @@ class Place:
                 await asyncio.sleep(0.005)
 
 
-async def authenticate(user: str, password: bytes) -> Identity | None:
+async def authenticate(shown: Credentials) -> Identity | None:
     await asyncio.sleep(0)
-    if password != SECRET:
+    user = shown.username
+    if user is None or shown.password != SECRET:
         return None
     return Identity("hub" if user == "hub" else "monitor" if user == "monitor" else "site", user)
 
@@ -162,6 +164,18 @@ async def start_broker() -> AsyncIterator[StartBroker]:
             return place
 
         yield start
+
+
+@pytest.fixture
+async def open_place() -> AsyncIterator[Place]:
+    """A broker where everybody may do everything, as `feeder-hub broker --open` starts it."""
+    refusals: list[Refusal] = []
+    options = replace(OPEN_OPTIONS, port=0, ws_port=0)
+    async with EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), refusals.append) as broker:
+        place = Place(broker, refusals)
+        yield place
+        for peer in place.peers:
+            peer.drop()
 
 
 @pytest.fixture

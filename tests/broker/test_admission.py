@@ -15,7 +15,6 @@ HEARTBEAT = "fh/v1/pond7/heartbeat"
         ("pond7", b"wrong", "pond7", 5),
         ("pond7", None, "pond7", 5),
         ("pond7", b"right", "pond8", 2),
-        ("pond7", b"right", "", 2),
         ("pond7", b"right", "pond7-2", 2),
         ("pond7", b"right", "hub-1", 2),
         ("hub", b"right", "pond7", 2),
@@ -37,6 +36,16 @@ async def test_an_empty_client_id_without_clean_session_is_refused(place):
     peer = await place.socket()
     assert (await peer.connect("hub", client_id="", clean_session=False)).code == 2  # [MQTT-3.1.3-8]
     assert await peer.closed() == []
+
+
+@pytest.mark.parametrize(("user", "begins"), [("pond7", "pond7."), ("hub", "hub-"), ("monitor", "monitor-")])
+async def test_an_empty_client_id_is_replaced_by_one_of_the_users_own(place, user, begins):
+    first, second = await place.socket(), await place.socket()
+    assert (await first.connect(user, client_id="")).code == 0  # [MQTT-3.1.3-6]
+    assert (await second.connect(user, client_id="")).code == 0
+    client_ids = list(place.broker._exchange._subscribers)
+    assert len(set(client_ids)) == 2
+    assert all(client_id.startswith(begins) for client_id in client_ids)
 
 
 async def test_a_client_without_credentials_is_refused(place):

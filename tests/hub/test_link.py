@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 import structlog
 
+from broker.guard import Credentials
 from broker.server import BrokerOptions, EmbeddedBroker
 from hub.link import BadBrokerUrl, BrokerAddress, PahoLink
 from hub.protocol.link import Message, NotConnected
@@ -18,8 +19,9 @@ SECRET = "right"
 HEARTBEAT = TOPICS.heartbeat(SITE)
 
 
-async def authenticate(user: str, password: bytes) -> Identity | None:
-    return Identity("hub" if user == "hub" else "site", user) if password == SECRET.encode() else None
+async def authenticate(shown: Credentials) -> Identity | None:
+    user = shown.username or ""
+    return Identity("hub" if user == "hub" else "site", user) if shown.password == SECRET.encode() else None
 
 
 class End:

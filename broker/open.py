@@ -1,0 +1,36 @@
+"""A broker without identities: everybody comes in and may do everything. For tests and benchmarks, on loopback."""
+
+from typing import Final
+
+from broker.guard import Credentials
+from broker.server import BrokerOptions
+from hub.protocol.topics import Identity
+
+ANYONE: Final = Identity("anyone", "anyone")
+
+OPEN_OPTIONS: Final = BrokerOptions(max_packet_bytes=268_435_460)
+"""As wide as the standard: packets of any length that MQTT can express."""
+
+
+async def let_everybody_in(_: Credentials) -> Identity:
+    """Whoever it is, with or without a password."""
+    return ANYONE
+
+
+class EverybodyMayDoEverything:
+    """`Rights` without a limit, but for topics beginning with '$', which are the broker's own."""
+
+    def acting_as(self, identity: Identity, client_id: str) -> Identity | None:
+        return identity if client_id else None
+
+    def assigned_client_id(self, _: Identity, unique: str) -> str:
+        return f"auto-{unique}"
+
+    def may_publish(self, _: Identity, __: str, *, retain: bool) -> bool:  # noqa: ARG002 - retained or not
+        return True
+
+    def may_subscribe(self, _: Identity, __: str) -> bool:
+        return True
+
+    def may_receive(self, _: Identity, __: str) -> bool:
+        return True

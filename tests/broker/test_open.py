@@ -1,0 +1,57 @@
+"""The bare broker: open to everybody, on loopback only."""
+
+import asyncio
+import json
+import signal
+import sys
+
+import pytest
+
+from hub.protocol.packets import Connect, Publish, Subscribe
+from tests.broker.conftest import Peer
+
+BROKER = [sys.executable, "main.py", "broker"]
+
+
+async def run(*arguments: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*BROKER, *arguments, stdout=pipe, stderr=pipe)
+
+
+async def test_anybody_may_do_anything_without_credentials(open_place):
+    one, other = await open_place.socket(), await open_place.socket()
+    for peer, client_id in ((one, "one"), (other, "")):
+        peer.send(Connect(client_id))
+        assert (await peer.receive()).code == 0
+    one.send(Subscribe(1, (("#", 2),)))
+    assert (await one.receive()).codes == (2,)
+    await other.publish("any/topic", b"x", retain=True)
+    assert await one.receive() == Publish("any/topic", b"x", 1, packet_id=1)
+
+
+async def test_the_command_says_its_port_and_ends_with_0(open_place):
+    broker = await run("--open", "--port", "0", "--ws-port", "0")
+    said = json.loads(await asyncio.wait_for(broker.stdout.readline(), 20))
+    assert said["ws_port"]
+    peer = await Peer(said["port"]).open()
+    peer.send(Connect("one"))
+    assert (await peer.receive()).code == 0
+    broker.send_signal(signal.SIGTERM)
+    _, complaints = await asyncio.wait_for(broker.communicate(), 10)
+    assert (broker.returncode, complaints) == (0, b"")
+    peer.drop()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+async def test_an_open_broker_refuses_any_address_that_others_reach(host):
+    broker = await run("--open", "--port", "0", "--host", host)
+    _, complaints = await asyncio.wait_for(broker.communicate(), 20)
+    assert broker.returncode == 2
+    assert b"loopback only" in complaints
+
+
+async def test_it_does_not_start_without_saying_open():
+    broker = await run("--port", "0")
+    _, complaints = await asyncio.wait_for(broker.communicate(), 20)
+    assert broker.returncode == 2
+    assert b"--open" in complaints
