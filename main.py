@@ -31,6 +31,7 @@ from sqlalchemy.exc import OperationalError
 from broker.guard import Authenticate, Credentials, Refusal
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.server import BrokerOptions, EmbeddedBroker, ListenError
+from broker.store import StoreUnusable
 from config.settings import Settings, SettingsError, load
 from http_api.app import create_app
 from http_api.operations import Services
@@ -408,17 +409,20 @@ def bare_broker(
     ws_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over WebSocket.  [default: none]")
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Keep sessions and retained messages in this file.  [default: in memory]")
+    ] = None,
 ) -> None:
     """Run the MQTT broker alone, without hub, Redis or database: for test suites, benchmarks, trying clients.
 
-    Says its addresses on stdout, one JSON object in a line, when it listens. Keeps nothing on disk.
+    Says its addresses on stdout, one JSON object in a line, when it listens.
     """
     if not is_open:
         raise typer.BadParameter("the bare broker knows no users; say --open to let everybody in")
     if not is_loopback(host):
         raise typer.BadParameter(f"an open broker listens on loopback only (127.0.0.1, ::1), not on {host}")
     logs.configure("warning", "console")
-    options = replace(OPEN_OPTIONS, host=bracketed(host), port=port, ws_port=ws_port)
+    options = replace(OPEN_OPTIONS, host=bracketed(host), port=port, ws_port=ws_port, store=store)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_bare_broker(options))
 
@@ -431,13 +435,14 @@ async def run_bare_broker(options: BrokerOptions) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     broker = EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), record=lambda _: None)
     try:
-        await broker.start()
+        async with broker:
+            typer.echo(json.dumps({"port": broker.port, "ws_port": broker.ws_port}))
+            sys.stdout.flush()
+            await stop.wait()
     except ListenError as error:
         raise CannotStart(f"{error}. Choose another port.") from error
-    typer.echo(json.dumps({"port": broker.port, "ws_port": broker.ws_port}))
-    sys.stdout.flush()
-    await stop.wait()
-    await broker.shutdown()
+    except StoreUnusable as error:
+        raise CannotStart(f"{error}. Name another file: --store.") from error
 
 
 def is_loopback(host: str) -> bool:

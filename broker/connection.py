@@ -6,13 +6,16 @@ once, in `end`, which does all that follows from it in one step: the session is 
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from broker.exchange import Exchange, Subscriber
 from broker.guard import Guard, NotAdmitted, Refusal
+from broker.journal import Journal
+from broker.session import TooManyUnreleased
 from broker.sockets import Reader, Writer
 from hub.protocol.packets import (
     Connack,
@@ -40,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 CLOSING_S: Final = 1.0
 """Seconds that a peer has to take the last bytes of a connection that is being closed."""
+TURN_BYTES: Final = 256 * 1024
+"""Bytes for one client in one turn of the loop; messages past it wait in its session."""
 _UNACCEPTABLE_PROTOCOL: Final = 0x01
 
 
@@ -49,13 +54,16 @@ class Bounds:
 
     connect_timeout_s: seconds from the first byte possible to an accepted CONNECT.
     packet_bytes: the longest packet read, with its header.
-    buffered_bytes: bytes that wait for a peer that does not read. Past half of it messages of QoS 0 for it
-        are dropped, past all of it the connection is.
+    buffered_bytes: bytes that wait for a peer that does not read. Messages for it wait in its session long
+        before; it is acknowledgements and the like that are meant here, and past this the connection ends.
+    messages_per_s: PUBLISH packets taken from it, over some time; a client that sends more is read more slowly.
+        0 for no limit.
     """
 
     connect_timeout_s: float = 5.0
     packet_bytes: int = 128 * 1024
     buffered_bytes: int = 4 * 1024 * 1024
+    messages_per_s: int = 0
 
 
 class Connection:
@@ -70,6 +78,7 @@ class Connection:
         guard: Guard,
         bounds: Bounds,
         counters: Counter[str],
+        journal: Journal | None,
     ) -> None:
         self.user: str | None = None
         """Its MQTT user name, once its password was found right."""
@@ -80,14 +89,21 @@ class Connection:
         self._guard = guard
         self._bounds = bounds
         self._counters = counters
+        self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(bounds.packet_bytes)
         self._malformed: MalformedPacket | None = None
         self._subscriber: Subscriber | None = None
         self._will: Will | None = None
         self._ended = False
+        self._over: asyncio.Event | None = None  # for the one that waits while the connection goes on
         self._outgoing: list[bytes] = []  # of this turn of the loop, written as one
         self._outgoing_bytes = 0
+        self._held: deque[tuple[int, bytes]] | None = None  # what waits for a batch of the journal, in order
+        self._held_bytes = 0
+        self._was_paused = False
+        self._allowance = float(bounds.messages_per_s)  # messages that it may send now
+        self._counted_at = self._loop.time()
         self._heard_at = 0.0
         self._silence_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -110,6 +126,8 @@ class Connection:
             self._handle(subscriber, rest)
             while not self._ended:
                 self._handle(subscriber, await self._receive())
+                if self._bounds.messages_per_s:
+                    await self._keep_to_the_rate(self._bounds.messages_per_s)
         except NotAdmitted as refused:
             self.send(Connack(code=refused.code))
             self.end("refused", gently=True)
@@ -120,6 +138,8 @@ class Connection:
             self._turn_away("packet-too-large", too_large)
         except MalformedPacket as malformed:  # [MQTT-4.8.0-1]
             self._turn_away("malformed", malformed)
+        except TooManyUnreleased:
+            self._turn_away("too-many-unreleased")
         except (OSError, EOFError):
             self.end("lost")
         finally:
@@ -159,11 +179,32 @@ class Connection:
         self._subscriber = subscriber
         self._will = connect.will
         self._counters["connects"] += 1
+        self._writer.on_writable(self._continue)
         if connect.keep_alive:  # [MQTT-3.1.2-24]
             self._silence_s = 1.5 * connect.keep_alive
             self._watch = self._loop.call_later(self._silence_s, self._check_keep_alive)
-        self.send(Connack(session_present=present))
+        # What is granted here must still be there after a crash.
+        self.send(Connack(session_present=present), self._exchange.last_change if subscriber.session.stored else 0)
         self._exchange.resume(subscriber)
+
+    async def _keep_to_the_rate(self, messages_per_s: int) -> None:
+        """Read no further while the client has sent more than its rate allows.
+
+        What it sends meanwhile waits in the network, which slows it down and loses nothing. A second's worth may
+        come at once.
+        """
+        now_s = self._loop.time()
+        earned = (now_s - self._counted_at) * messages_per_s
+        self._allowance = min(self._allowance + earned, float(messages_per_s))
+        self._counted_at = now_s
+        if self._allowance < 0:
+            self._counters["slowed_down"] += 1
+            until_s = now_s - self._allowance / messages_per_s
+            self._heard_at = until_s  # it is not silent; it is we who do not listen
+            self._over = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until_s):
+                    await self._over.wait()
 
     def _check_keep_alive(self) -> None:
         left = self._heard_at + self._silence_s - self._loop.time()
@@ -183,24 +224,30 @@ class Connection:
 
     def _on_publish(self, subscriber: Subscriber, packet: Publish) -> None:
         self._counters["messages_received"] += 1
+        self._allowance -= 1
+        after = 0
         is_new = packet.qos < 2 or subscriber.session.receive(packet.packet_id)
         if is_new and self._guard.may_publish(subscriber.client, packet.topic, packet.retain):
-            self._exchange.publish(packet)
+            after = self._exchange.publish(packet, subscriber.client.identity.name)
         if packet.qos == 1:
-            self.send(Puback(packet.packet_id))
+            self.send(Puback(packet.packet_id), after)
         elif packet.qos == 2:
-            self.send(Pubrec(packet.packet_id))
+            self.send(Pubrec(packet.packet_id), max(after, self._kept(subscriber)))
 
     def _on_pubrel(self, subscriber: Subscriber, packet: Pubrel) -> None:
         subscriber.session.release(packet.packet_id)
-        self.send(Pubcomp(packet.packet_id))
+        self.send(Pubcomp(packet.packet_id), self._kept(subscriber))
+
+    def _kept(self, subscriber: Subscriber) -> int:
+        """The batch that holds the last change of a stored session: QoS 2 says nothing that a crash could undo."""
+        return self._exchange.last_change if subscriber.session.stored else 0
 
     def _on_puback(self, subscriber: Subscriber, packet: Puback) -> None:
         subscriber.session.puback(packet.packet_id)
         self._exchange.send_ready(subscriber)
 
     def _on_pubrec(self, subscriber: Subscriber, packet: Pubrec) -> None:
-        self.send(subscriber.session.pubrec(packet.packet_id))
+        self.send(subscriber.session.pubrec(packet.packet_id), self._kept(subscriber))
 
     def _on_pubcomp(self, subscriber: Subscriber, packet: Pubcomp) -> None:
         subscriber.session.pubcomp(packet.packet_id)
@@ -234,18 +281,46 @@ class Connection:
     # --- writing --------------------------------------------------------------------------------------------
 
     @property
-    def congested(self) -> bool:
-        return self._outgoing_bytes + self._writer.buffered_bytes > self._bounds.buffered_bytes // 2
+    def paused(self) -> bool:
+        if self._writer.paused or self._outgoing_bytes > TURN_BYTES:
+            self._was_paused = True
+            return True
+        return False
 
-    def send(self, packet: Packet) -> None:
-        """Send a packet with whatever else this turn of the loop brings."""
+    def send(self, packet: Packet, after: int = 0) -> None:
+        """Send a packet with whatever else this turn of the loop brings, once that batch of the journal is kept."""
         if self._ended:
+            return
+        data = encode(packet)
+        if self._held or (after and self._journal is not None and after > self._journal.committed):
+            self._hold(data, after)
             return
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        data = encode(packet)
         self._outgoing.append(data)
         self._outgoing_bytes += len(data)
+
+    def _hold(self, data: bytes, after: int) -> None:
+        assert self._journal is not None
+        if not self._held:
+            self._held = deque()
+            self._journal.when_committed(self._send_held)
+        self._held.append((after, data))
+        self._held_bytes += len(data)
+        if self._held_bytes > self._bounds.buffered_bytes:
+            self.end_soon("stalled")
+
+    def _send_held(self) -> None:
+        """A batch was committed: what waited for it goes out, up to the first that waits for a later one."""
+        assert self._journal is not None
+        while self._held and self._held[0][0] <= self._journal.committed:
+            _, data = self._held.popleft()
+            self._held_bytes -= len(data)
+            self._outgoing.append(data)
+            self._outgoing_bytes += len(data)
+        if self._held:
+            self._journal.when_committed(self._send_held)
+        self._flush()
 
     def _flush(self) -> None:
         if self._outgoing:
@@ -254,6 +329,13 @@ class Connection:
             self._outgoing_bytes = 0
             if self._writer.buffered_bytes > self._bounds.buffered_bytes:
                 self.end("stalled")
+        self._continue()
+
+    def _continue(self) -> None:
+        """Send what waited because the client did not read, if it does again."""
+        if self._was_paused and not self._ended and self._subscriber is not None and not self._writer.paused:
+            self._was_paused = False
+            self._exchange.send_ready(self._subscriber)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -278,6 +360,8 @@ class Connection:
         if self._ended:
             return
         self._ended = True
+        if self._over is not None:
+            self._over.set()
         self._counters[f"ended_{reason}"] += 1
         if self._watch is not None:
             self._watch.cancel()
@@ -289,8 +373,10 @@ class Connection:
         else:
             self._writer.abort()
         self._outgoing.clear()
+        self._held = None
         if self._subscriber is not None:
             self._exchange.leave(self._subscriber)
         will, self._will = self._will, None  # [MQTT-3.1.2-10]
         if will is not None and with_will:  # [MQTT-3.1.2-8]
-            self._exchange.publish(Publish(will.topic, will.payload, will.qos, will.retain))
+            owner = "" if self.user is None else self.user
+            self._exchange.publish(Publish(will.topic, will.payload, will.qos, will.retain), owner)

@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
-from broker.guard import IDENTIFIER_REJECTED, Client, Guard, NotAdmitted, Refusal
+from broker.guard import IDENTIFIER_REJECTED, SERVER_UNAVAILABLE, Client, Guard, NotAdmitted, Refusal
+from broker.journal import Journal, RetainedRow, StoredSession
 from broker.router import Retained, Subscriptions
 from broker.session import Limits, Session
 from hub.protocol.packets import FAILURE, Packet, Publish, Suback, Subscribe, Unsuback, Unsubscribe
@@ -18,11 +19,13 @@ class Outlet(Protocol):
     """The way to a client that is there."""
 
     @property
-    def congested(self) -> bool:
-        """The client does not keep up: what may be lost is not sent."""
+    def paused(self) -> bool:
+        """The client does not keep up: what can wait is kept back until `Exchange.send_ready` is called."""
         ...
 
-    def send(self, packet: Packet) -> None: ...
+    def send(self, packet: Packet, after: int = 0) -> None:
+        """Send it, in order with the others, once the journal's batch `after` is on disk."""
+        ...
 
     def end(self, reason: str) -> None:
         """Close it abnormally, at once: `Exchange.leave` and the will are done when it returns."""
@@ -35,31 +38,81 @@ class Outlet(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Subscriber:
-    """A client as the exchange knows it. `outlet` is None while a stored session's client is away."""
+    """A client as the exchange knows it.
+
+    temporary: its session ends with its connection.
+    outlet: None while a stored session's client is away.
+    """
 
     client: Client
     session: Session
-    clean: bool
+    temporary: bool
     outlet: Outlet | None
+
+
+@dataclass(frozen=True, slots=True)
+class RetainedLimits:
+    """How many retained messages one user may have, and of how many payload bytes in all."""
+
+    messages: int = 1_000
+    payload_bytes: int = 8 * 1024 * 1024
 
 
 class Exchange:
     """The heart of the broker; connections and whatever else publishes or subscribes stand around it."""
 
-    def __init__(self, guard: Guard, limits: Limits, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        limits: Limits,
+        retained: RetainedLimits,
+        max_sessions: int,
+        counters: Counter[str],
+        journal: Journal | None,
+    ) -> None:
+        """`journal`: None if nothing is to survive."""
         self._guard = guard
         self._limits = limits
+        self._max_sessions = max_sessions
+        self._retained_limits = retained
         self._counters = counters
+        self._journal = journal
         self._subscribers: dict[str, Subscriber] = {}  # by client id
         self._subscriptions: Subscriptions[Subscriber] = Subscriptions()
         self._retained = Retained()
 
-    def enter(self, client: Client, outlet: Outlet, *, clean: bool) -> tuple[Subscriber, bool]:
+    def restore(self, sessions: dict[str, StoredSession], retained: dict[str, RetainedRow]) -> None:
+        """Begin with what the journal kept. What its owner may not have any more is left out, for good."""
+        journal = self._journal
+        assert journal is not None
+        for topic, row in retained.items():
+            self._retained.store(Publish(topic, row.payload, row.qos, retain=True), row.owner)
+        for client_id, state in sessions.items():
+            client = Client(state.identity, client_id, "away")
+            messages = []
+            for number, message in state.messages:
+                if message.released or self._guard.may_receive(client, message.topic):
+                    messages.append((number, message))
+                else:
+                    journal.remove_message(number)
+            session = Session.restored(client_id, self._limits, journal, state.subscriptions, messages, state.received)
+            for topic_filter in [f for f in session.subscriptions if not self._guard.may_subscribe(client, f)]:
+                session.unsubscribe(topic_filter)
+            subscriber = Subscriber(client, session, temporary=False, outlet=None)
+            self._subscribers[client_id] = subscriber
+            for topic_filter, qos in session.subscriptions.items():
+                self._subscriptions.add(topic_filter, subscriber, qos)
+
+    # --- clients come and go --------------------------------------------------------------------------------
+
+    def enter(
+        self, client: Client, outlet: Outlet, *, clean: bool, limits: Limits | None = None
+    ) -> tuple[Subscriber, bool]:
         """Let an admitted client in, and whether its session was there already [MQTT-3.2.2-2].
 
         A connection that has the client id is ended first [MQTT-3.1.4-2], and its will is published before
         this returns: whatever the newcomer publishes comes after it. Raises NotAdmitted if the session is
-        another identity's, which then stays as it was.
+        another identity's, which then stays as it was. `limits`: of a new session, if not the usual ones.
         """
         client_id = client.client_id
         known = self._subscribers.get(client_id)
@@ -69,16 +122,24 @@ class Exchange:
             raise NotAdmitted(IDENTIFIER_REJECTED, reason)
         if known is not None and known.outlet is not None:
             known.outlet.end("taken-over")
-        if clean:
-            self._forget(client_id)  # [MQTT-3.1.2-6]
+        if known is not None and clean:
+            self._forget(known)  # [MQTT-3.1.2-6]
         subscriber = self._subscribers.get(client_id)
-        present = subscriber is not None
-        if subscriber is None:
-            subscriber = Subscriber(client, Session(self._limits), clean, outlet)
-            self._subscribers[client_id] = subscriber
-        else:
+        if subscriber is not None:
             subscriber.client, subscriber.outlet = client, outlet
-        return subscriber, present
+            subscriber.session.limits = limits or self._limits
+            return subscriber, True
+        if len(self._subscribers) >= self._max_sessions:
+            reason = "too-many-sessions"
+            self._guard.refuse(Refusal("connect", client.identity.name, client_id, None, reason, client.address))
+            raise NotAdmitted(SERVER_UNAVAILABLE, reason)
+        journal = None if clean else self._journal
+        if journal is not None:
+            journal.open_session(client_id, client.identity)
+        session = Session(client_id, limits or self._limits, journal)
+        subscriber = Subscriber(client, session, temporary=clean, outlet=outlet)
+        self._subscribers[client_id] = subscriber
+        return subscriber, False
 
     def resume(self, subscriber: Subscriber) -> None:
         """Send what the session still holds for its client: after the CONNACK [MQTT-4.4.0-1]."""
@@ -90,78 +151,160 @@ class Exchange:
     def leave(self, subscriber: Subscriber) -> None:
         """The client is gone; its session stays if it is a stored one [MQTT-3.1.2-4]."""
         subscriber.outlet = None
-        if subscriber.clean:
-            self._forget(subscriber.client.client_id)
+        if subscriber.temporary:
+            self._forget(subscriber)
 
-    def _forget(self, client_id: str) -> None:
-        subscriber = self._subscribers.pop(client_id, None)
-        if subscriber is not None:
+    def _forget(self, subscriber: Subscriber) -> None:
+        client_id = subscriber.client.client_id
+        if self._subscribers.get(client_id) is subscriber:
+            del self._subscribers[client_id]
             for topic_filter in subscriber.session.subscriptions:
                 self._subscriptions.remove(topic_filter, subscriber)
+            subscriber.session.end()
 
     def outlet(self, client_id: str) -> Outlet | None:
         """The way to that client, if it is there."""
         subscriber = self._subscribers.get(client_id)
         return None if subscriber is None else subscriber.outlet
 
-    def publish(self, message: Publish) -> None:
-        """Deliver a message that its sender may publish, now or later, to everybody whom it concerns."""
+    def forget_user(self, name: str) -> None:
+        """Drop the sessions and the retained messages of a user whose connections are ended."""
+        for subscriber in [each for each in self._subscribers.values() if each.client.identity.name == name]:
+            self._forget(subscriber)
+        for topic in self._retained.topics_of(name):
+            self._clear_retained(topic)
+
+    # --- messages -------------------------------------------------------------------------------------------
+
+    @property
+    def last_change(self) -> int:
+        """The journal's batch that holds the last change of any stored session; 0 without a journal."""
+        return 0 if self._journal is None else self._journal.last_change
+
+    def publish(self, message: Publish, owner: str) -> int:
+        """Deliver a message that its sender may publish, now or later, to everybody whom it concerns.
+
+        `owner`: the sender's user name. Returns the journal's batch that must be on disk before the message may
+        be acknowledged, 0 if there is none.
+        """
+        journal = self._journal
+        changes = 0 if journal is None else journal.changes
         if message.retain:
-            self._retained.store(message)
+            self._retain(message, owner)
         for subscriber, granted in self._subscriptions.match(message.topic).items():
             self._deliver(subscriber, message, granted, retain=False)  # [MQTT-3.3.1-9]
+        return 0 if journal is None or journal.changes == changes else journal.gathering
+
+    def _retain(self, message: Publish, owner: str) -> None:
+        topic = message.topic
+        if not message.payload:  # [MQTT-3.3.1-10, -11]
+            self._clear_retained(topic)
+            return
+        self._retained.store(message, owner)
+        held, limits = self._retained.held_by(owner), self._retained_limits
+        if held.messages > limits.messages or held.payload_bytes > limits.payload_bytes:
+            self._counters["refused_too-much-retained"] += 1
+            self._clear_retained(topic)  # none is better than the one before, which is not true any more
+        elif self._journal is not None and topic[0] != "$":  # the broker's own say what is now
+            self._journal.retain(message, owner)
+
+    def _clear_retained(self, topic: str) -> None:
+        if self._retained.clear(topic) and self._journal is not None:
+            self._journal.clear_retained(topic)
 
     def subscribe(self, subscriber: Subscriber, packet: Subscribe) -> None:
         """Grant what may be granted, answer, and send the retained messages [MQTT-3.8.4-1, -3, -4, -5]."""
-        outlet = subscriber.outlet
+        outlet, session = subscriber.outlet, subscriber.session
         if outlet is None:
             return
-        granted = [(name, qos) for name, qos in packet.filters if self._guard.may_subscribe(subscriber.client, name)]
-        for topic_filter, qos in granted:
-            self._subscriptions.add(topic_filter, subscriber, qos)
-            subscriber.session.subscriptions[topic_filter] = qos
-        allowed = {name for name, _ in granted}
-        outlet.send(Suback(packet.packet_id, tuple(q if name in allowed else FAILURE for name, q in packet.filters)))
-        if subscriber.session.full:  # or SUBSCRIBEs without acknowledgements would fill it without end
-            outlet.end_soon("queue-full")
-            return
-        for topic_filter, qos in granted:
+        codes = []
+        granted: dict[str, int] = {}
+        for topic_filter, qos in packet.filters:
+            if self._grant(subscriber, topic_filter, qos):
+                granted[topic_filter] = qos
+                codes.append(qos)
+            else:
+                codes.append(FAILURE)
+        outlet.send(Suback(packet.packet_id, tuple(codes)), self.last_change if session.stored else 0)
+        # One SUBSCRIBE may bring every retained message at once, past the session's bounds, but not one after the
+        # other without an acknowledgement.
+        most_waiting = -1 if session.full else session.waiting + len(self._retained)
+        for topic_filter, qos in granted.items():
+            if session.waiting > most_waiting:
+                self._overflow(subscriber)
+                return
             for message in self._retained.match(topic_filter):
                 self._deliver(subscriber, message, qos, retain=True)  # [MQTT-3.3.1-6, -8]
+
+    def _grant(self, subscriber: Subscriber, topic_filter: str, qos: int) -> bool:
+        if not self._guard.may_subscribe(subscriber.client, topic_filter):
+            return False
+        subscriptions = subscriber.session.subscriptions
+        if topic_filter not in subscriptions and len(subscriptions) >= subscriber.session.limits.subscriptions:
+            client = subscriber.client
+            name, reason = client.identity.name, "too-many-subscriptions"
+            self._guard.refuse(Refusal("subscribe", name, client.client_id, topic_filter, reason, client.address))
+            return False
+        self._subscriptions.add(topic_filter, subscriber, qos)
+        subscriber.session.subscribe(topic_filter, qos)
+        return True
 
     def unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> None:
         """Take filters back, compared letter by letter, and answer always [MQTT-3.10.4-1, -4, -5]."""
         for topic_filter in packet.filters:
-            if subscriber.session.subscriptions.pop(topic_filter, None) is not None:
+            if subscriber.session.unsubscribe(topic_filter):
                 self._subscriptions.remove(topic_filter, subscriber)
         if subscriber.outlet is not None:
-            subscriber.outlet.send(Unsuback(packet.packet_id))
+            subscriber.outlet.send(Unsuback(packet.packet_id), self.last_change if subscriber.session.stored else 0)
 
     def send_ready(self, subscriber: Subscriber) -> None:
-        """Send what waited for a place in flight."""
-        if subscriber.outlet is not None:
-            for message in subscriber.session.ready():
-                subscriber.outlet.send(message)
+        """Send what waited for a place in flight or for the client to read."""
+        outlet = subscriber.outlet
+        if outlet is not None and subscriber.session.waiting:
+            ready = subscriber.session.ready()
+            while not outlet.paused and (message := next(ready, None)) is not None:
+                self._send(subscriber, outlet, message)
+
+    def _send(self, subscriber: Subscriber, outlet: Outlet, message: Publish) -> None:
+        # A QoS 2 message goes out when its packet id is on disk, or after a crash it would come under another.
+        outlet.send(message, self.last_change if message.qos == 2 and subscriber.session.stored else 0)
 
     def _deliver(self, subscriber: Subscriber, message: Publish, granted: int, *, retain: bool) -> None:
         if not self._guard.may_receive(subscriber.client, message.topic):
             return
+        outlet, session = subscriber.outlet, subscriber.session
         qos = min(message.qos, granted)  # section 3.8.4
-        if qos == 0:
-            if subscriber.outlet is not None:
-                if subscriber.outlet.congested:
+        if qos == 0 and outlet is None:
+            return
+        if outlet is not None and not outlet.paused:
+            if qos == 0:
+                outlet.send(Publish(message.topic, message.payload, 0, retain))
+                return
+            sent = session.send_now(message.topic, message.payload, qos, retain)
+            if sent is not None:
+                self._send(subscriber, outlet, sent)
+                return
+        if session.full and not retain:  # retained messages share their payloads with the store: see `subscribe`
+            self._counters["dropped_qos_0"] += session.make_room()
+            if session.full:
+                if qos == 0:
                     self._counters["dropped_qos_0"] += 1
                 else:
-                    subscriber.outlet.send(Publish(message.topic, message.payload, 0, retain))
-            return
-        # Retained messages of one SUBSCRIBE may pass the bound: they share their payloads with the store.
-        if subscriber.session.full and not retain:
-            self._counters["dropped_queue_full"] += 1
-            if subscriber.outlet is not None:
-                subscriber.outlet.end_soon("queue-full")  # a gap that the client would not know of is worse
-            return
-        subscriber.session.enqueue(Publish(message.topic, message.payload, qos, retain))
-        self.send_ready(subscriber)
+                    self._overflow(subscriber)
+                return
+        session.enqueue(Publish(message.topic, message.payload, qos, retain))
+
+    def _overflow(self, subscriber: Subscriber) -> None:
+        """End a session that is full, and its connection: a gap that its client would not know of is worse.
+
+        The client finds no session when it comes again [MQTT-3.2.2-3], and knows.
+        """
+        if subscriber.outlet is None:
+            self._counters["sessions_overflowed"] += 1
+            self._forget(subscriber)
+        else:
+            subscriber.temporary = True
+            subscriber.outlet.end_soon("queue-full")
 
     def gauges(self) -> dict[str, int]:
         """How much there is now."""

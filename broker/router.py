@@ -5,6 +5,7 @@ Topics are compared level by level, byte for byte, with no normalization [MQTT-4
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hub.protocol.packets import Publish
@@ -88,48 +89,81 @@ def _add_highest(found: dict[_S, int], subscribers: dict[_S, int]) -> None:
 
 
 class _Leaf:
-    __slots__ = ("below", "message")
+    __slots__ = ("below", "message", "owner")
 
     def __init__(self) -> None:
         self.below: dict[str, _Leaf] = {}
         self.message: Publish | None = None
+        self.owner = ""
+
+
+@dataclass(slots=True)
+class Held:
+    """How much of one owner is retained."""
+
+    messages: int = 0
+    payload_bytes: int = 0
 
 
 class Retained:
-    """The last retained message of each topic."""
+    """The last retained message of each topic, and how many each owner has."""
 
     def __init__(self) -> None:
         self._root = _Leaf()
-        self._count = 0
+        self._held: dict[str, Held] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return sum(held.messages for held in self._held.values())
 
-    def store(self, message: Publish) -> None:
-        """Keep it as its topic's message [MQTT-3.3.1-5, -7]; an empty one clears it [MQTT-3.3.1-10, -11]."""
-        if not message.payload:
-            self._clear(message.topic)
-            return
+    def held_by(self, owner: str) -> Held:
+        """How much of an owner is retained now."""
+        return self._held.get(owner, Held())
+
+    def store(self, message: Publish, owner: str) -> None:
+        """Keep it as its topic's message, whoever's was there before [MQTT-3.3.1-5, -7]."""
         leaf = self._root
         for level in message.topic.split("/"):
-            leaf = leaf.below.setdefault(level, _Leaf())
-        self._count += leaf.message is None
-        leaf.message = message
+            below = leaf.below.get(level)
+            if below is None:
+                below = leaf.below[level] = _Leaf()
+            leaf = below
+        self._count_out(leaf)
+        leaf.message, leaf.owner = message, owner
+        held = self._held.setdefault(owner, Held())
+        held.messages += 1
+        held.payload_bytes += len(message.payload)
 
-    def _clear(self, topic: str) -> None:
+    def clear(self, topic: str) -> bool:
+        """Forget a topic's message; False if there is none [MQTT-3.3.1-10, -11]."""
         path = [self._root]
         levels = topic.split("/")
         for level in levels:
             leaf = path[-1].below.get(level)
             if leaf is None:
-                return
+                return False
             path.append(leaf)
-        self._count -= path[-1].message is not None
+        if path[-1].message is None:
+            return False
+        self._count_out(path[-1])
         path[-1].message = None
         for level, leaf, parent in zip(reversed(levels), reversed(path), reversed(path[:-1]), strict=False):
             if leaf.below or leaf.message is not None:
                 break
             del parent.below[level]
+        return True
+
+    def _count_out(self, leaf: _Leaf) -> None:
+        if leaf.message is not None:
+            held = self._held[leaf.owner]
+            held.messages -= 1
+            held.payload_bytes -= len(leaf.message.payload)
+            if not held.messages:
+                del self._held[leaf.owner]
+
+    def topics_of(self, owner: str) -> list[str]:
+        """The topics whose message is that owner's; a walk through all that is retained."""
+        leaves = self._all_below([self._root], hide_dollar=False)
+        return [leaf.message.topic for leaf in leaves if leaf.message is not None and leaf.owner == owner]
 
     def match(self, topic_filter: str) -> list[Publish]:
         """The retained messages whose topics the filter matches."""

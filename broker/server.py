@@ -7,9 +7,11 @@ import asyncio
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,10 +23,14 @@ from amqtt.errors import BrokerError
 from amqtt.events import BrokerEvents
 
 from broker.connection import Bounds, Connection
-from broker.exchange import Exchange
-from broker.guard import Authenticate, Guard, Refusal, Rights
+from broker.exchange import Exchange, RetainedLimits
+from broker.guard import Authenticate, Client, Guard, Refusal, Rights
+from broker.journal import Journal
+from broker.link import EmbeddedLink
 from broker.session import Limits
 from broker.sockets import Reader, TcpReader, TcpWriter, Writer, WsReader, WsWriter
+from broker.store import Store, open_store
+from hub.protocol.topics import Identity
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +50,19 @@ class BrokerOptions:
     max_packet_bytes: the longest packet read. It leaves room for a payload that is too long for the
         contract, so that the hub sees it and can say so.
     max_connections: network connections at one time; more are closed at once.
-    in_flight: QoS 1 and 2 messages sent to one client and not yet acknowledged.
+    store: the file for what survives a restart; None keeps nothing.
+    max_messages_per_s: PUBLISH packets taken from one connection, over some time; one that sends more is read
+        more slowly. 0 for no limit.
+    max_in_flight: QoS 1 and 2 messages sent to one client and not yet acknowledged.
     max_queued_messages, max_queued_bytes: what waits for one client beyond those, in messages and payload
-        bytes. A client that is there and falls further behind is disconnected; for one that is away the
-        new ones are dropped.
-    max_buffered_bytes: bytes written for one client that it does not read. Past half of it messages of QoS 0
-        for it are dropped, past all of it the connection is.
+        bytes. When it is too much the oldest of QoS 0 go first; then the session is ended, so that the client
+        finds none and knows of the gap.
+    max_subscriptions: topic filters of one session.
+    max_unreleased: QoS 2 messages of one session whose PUBREL has not come.
+    max_sessions: of clients that are there and stored ones of those that are away.
+    max_retained_messages, max_retained_bytes: retained messages of one user, and their payloads in all.
+    max_buffered_bytes: bytes for one client that it does not read or that wait for the disk; past it the
+        connection ends.
     """
 
     host: str = "127.0.0.1"
@@ -58,9 +71,16 @@ class BrokerOptions:
     connect_timeout_s: float = 5.0
     max_packet_bytes: int = 128 * 1024
     max_connections: int = 10_000
-    in_flight: int = 20
-    max_queued_messages: int = 10_000
-    max_queued_bytes: int = 16 * 1024 * 1024
+    store: Path | None = None
+    max_messages_per_s: int = 0
+    max_in_flight: int = 20
+    max_queued_messages: int = 1_000
+    max_queued_bytes: int = 4 * 1024 * 1024
+    max_subscriptions: int = 100
+    max_unreleased: int = 1_000
+    max_sessions: int = 20_000
+    max_retained_messages: int = 1_000
+    max_retained_bytes: int = 8 * 1024 * 1024
     max_buffered_bytes: int = 4 * 1024 * 1024
 
 
@@ -97,11 +117,29 @@ class EmbeddedBroker(Broker):
         self._options = options
         self._counts: Counter[str] = Counter()
         self._guard = Guard(authenticate, rights, record, self._counts)
-        self._limits = Limits(options.in_flight, options.max_queued_messages, options.max_queued_bytes)
-        self._bounds = Bounds(options.connect_timeout_s, options.max_packet_bytes, options.max_buffered_bytes)
-        self._exchange = Exchange(self._guard, self._limits, self._counts)
+        self._bounds = Bounds(
+            connect_timeout_s=options.connect_timeout_s,
+            packet_bytes=options.max_packet_bytes,
+            buffered_bytes=options.max_buffered_bytes,
+            messages_per_s=options.max_messages_per_s,
+        )
+        self._exchange = self._new_exchange(None)
+        self._store: Store | None = None
+        self._open = AsyncExitStack()
         self._ports: dict[str, int] = {}
         self._connections: dict[Connection, asyncio.Task[object]] = {}
+
+    def _new_exchange(self, journal: Journal | None) -> Exchange:
+        options = self._options
+        limits = Limits(
+            in_flight=options.max_in_flight,
+            queued_messages=options.max_queued_messages,
+            queued_bytes=options.max_queued_bytes,
+            unreleased=options.max_unreleased,
+            subscriptions=options.max_subscriptions,
+        )
+        retained = RetainedLimits(options.max_retained_messages, options.max_retained_bytes)
+        return Exchange(self._guard, limits, retained, options.max_sessions, self._counts, journal)
 
     # --- for whoever embeds it ------------------------------------------------------------------------------
 
@@ -129,14 +167,38 @@ class EmbeddedBroker(Broker):
             await asyncio.wait(ending, timeout=SHUTDOWN_S)
         return bool(ending)
 
+    async def remove_user(self, name: str) -> bool:
+        """The same for a user that is no more: its sessions and its retained messages go too."""
+        had_connections = await self.disconnect_user(name)
+        self._exchange.forget_user(name)
+        return had_connections
+
+    def link(self, identity: Identity, client_id: str, filters: tuple[tuple[str, int], ...]) -> EmbeddedLink:
+        """A place inside the broker, with a stored session like any client's; to be had once it is open."""
+        return EmbeddedLink(self._exchange, self._guard, Client(identity, client_id, "inside"), filters)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Self]:
+        """The broker with what it kept, before it listens (`start`). Raises StoreUnusable."""
+        async with AsyncExitStack() as stack:
+            if self._options.store is not None:
+                self._store = store = await stack.enter_async_context(open_store(self._options.store, self._counts))
+                self._exchange = self._new_exchange(store.journal)
+                self._exchange.restore(store.state.sessions, store.state.retained)
+            try:
+                yield self
+            finally:
+                await self.shutdown()
+
     async def __aenter__(self) -> Self:
+        await self._open.enter_async_context(self.opened())
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.shutdown()
+        await self._open.__aexit__(kind, error, trace)
 
     # --- amqtt's life cycle, without its background tasks ---------------------------------------------------
 
@@ -164,6 +226,9 @@ class EmbeddedBroker(Broker):
         self.transitions.shutdown()
         for server in self._servers.values():
             server.instance.close()
+        if self._store is not None:  # what waits for the disk is still to be acknowledged
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._store.flush(), SHUTDOWN_S)
         for connection in list(self._connections):
             connection.end("shutdown", gently=True, with_will=False)
         await self._all_closed()
@@ -237,7 +302,16 @@ class EmbeddedBroker(Broker):
             return
         task = asyncio.current_task()
         assert task is not None
-        connection = Connection(reader, writer, address, self._exchange, self._guard, self._bounds, self._counts)
+        connection = Connection(
+            reader,
+            writer,
+            address,
+            self._exchange,
+            self._guard,
+            self._bounds,
+            self._counts,
+            None if self._store is None else self._store.journal,
+        )
         self._connections[connection] = task
         try:
             await connection.run()

@@ -2,13 +2,15 @@
 
 Subscriptions, messages sent and not yet acknowledged, messages that wait, and the ids of QoS 2 messages
 received and not yet released. Packets go in, the packets to send come out; whoever holds the connection sends
-them in that order.
+them in that order. What a stored session changes goes into the journal as well.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
+from broker.journal import Journal, MessageRow
 from hub.protocol.packets import MAX_PACKET_ID, MalformedPacket, Publish, Pubrel
 
 
@@ -18,62 +20,180 @@ class Limits:
 
     in_flight: QoS 1 and 2 messages sent and not yet acknowledged.
     queued_messages, queued_bytes: those that wait for a place in flight or for the client.
+    unreleased: QoS 2 messages received whose PUBREL has not come.
+    subscriptions: topic filters.
     """
 
     in_flight: int = 20
-    queued_messages: int = 10_000
-    queued_bytes: int = 16 * 1024 * 1024
+    queued_messages: int = 1_000
+    queued_bytes: int = 4 * 1024 * 1024
+    unreleased: int = 1_000
+    subscriptions: int = 100
+
+
+class TooManyUnreleased(Exception):
+    """A client sends QoS 2 messages and never releases them."""
+
+
+class _Kept(NamedTuple):
+    """A message that waits or is in flight. `number`: its place in the journal, 0 if it is in none."""
+
+    number: int
+    message: Publish
+
+
+class _Released(NamedTuple):
+    """A QoS 2 message in flight that has arrived; its PUBCOMP is awaited."""
+
+    number: int
 
 
 class Session:
     """One client's session state, as section 3.1.2.4 lists it for the server."""
 
     __slots__ = (
+        "_client_id",
         "_in_flight",
+        "_journal",
         "_last_id",
-        "_limits",
         "_queue",
         "_queued_bytes",
-        "_receiving",
+        "_unreleased",
+        "_waiting_qos_0",
+        "limits",
         "subscriptions",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, client_id: str, limits: Limits, journal: Journal | None) -> None:
+        """`journal`: None for a session that need not outlive its broker."""
         self.subscriptions: dict[str, int] = {}
         """Topic filters, and the QoS granted."""
-        self._limits = limits
+        self._client_id = client_id
+        self.limits = limits
+        self._journal = journal
         self._last_id = 0
-        self._in_flight: dict[int, Publish | None] = {}  # in the order sent; None: released, PUBCOMP awaited
-        self._queue: deque[Publish] = deque()
+        self._in_flight: dict[int, _Kept | _Released] = {}  # in the order sent
+        self._queue: deque[_Kept] | None = None  # made when needed: an empty deque takes 600 bytes
+        self._waiting_qos_0: deque[Publish] | None = None
         self._queued_bytes = 0
-        self._receiving: set[int] = set()
+        self._unreleased: set[int] | None = None
+
+    @classmethod
+    def restored(
+        cls,
+        client_id: str,
+        limits: Limits,
+        journal: Journal,
+        subscriptions: dict[str, int],
+        messages: list[tuple[int, MessageRow]],
+        unreleased: set[int],
+    ) -> Self:
+        """The session as the journal had it; `messages` by their numbers, which is the order they came in."""
+        session = cls(client_id, limits, journal)
+        session.subscriptions.update(subscriptions)
+        session._unreleased = unreleased or None
+        for number, row in messages:
+            message = Publish(row.topic, row.payload, row.qos, row.retain, packet_id=row.packet_id)
+            if row.released:
+                session._in_flight[row.packet_id] = _Released(number)
+            elif row.packet_id:
+                session._in_flight[row.packet_id] = _Kept(number, message)
+            else:
+                session._put_in_queue(_Kept(number, message))
+        return session
+
+    @property
+    def stored(self) -> bool:
+        """Whether what changes is kept on disk."""
+        return self._journal is not None
+
+    def end(self) -> None:
+        """Take all of it out of the journal: nobody will come for it."""
+        journal = self._journal
+        if journal is None:
+            return
+        for topic_filter in self.subscriptions:
+            journal.unsubscribe(self._client_id, topic_filter)
+        for kept in (*self._in_flight.values(), *(self._queue or ())):
+            journal.remove_message(kept.number)
+        for packet_id in self._unreleased or ():
+            journal.release(self._client_id, packet_id)
+        journal.close_session(self._client_id)
+
+    def subscribe(self, topic_filter: str, qos: int) -> None:
+        self.subscriptions[topic_filter] = qos
+        if self._journal is not None:
+            self._journal.subscribe(self._client_id, topic_filter, qos)
+
+    def unsubscribe(self, topic_filter: str) -> bool:
+        """Whether there was such a subscription."""
+        if self.subscriptions.pop(topic_filter, None) is None:
+            return False
+        if self._journal is not None:
+            self._journal.unsubscribe(self._client_id, topic_filter)
+        return True
 
     # --- to the client --------------------------------------------------------------------------------------
 
     @property
-    def full(self) -> bool:
-        """No message may join those that wait."""
-        return len(self._queue) >= self._limits.queued_messages or self._queued_bytes >= self._limits.queued_bytes
-
-    @property
     def waiting(self) -> int:
         """How many messages wait."""
-        return len(self._queue)
+        return len(self._queue or ()) + len(self._waiting_qos_0 or ())
+
+    @property
+    def full(self) -> bool:
+        """No message may join those that wait."""
+        return self.waiting >= self.limits.queued_messages or self._queued_bytes >= self.limits.queued_bytes
+
+    def make_room(self) -> int:
+        """Drop the oldest messages of QoS 0 that wait until it is not full; returns how many."""
+        dropped = 0
+        while self._waiting_qos_0 and self.full:
+            self._queued_bytes -= len(self._waiting_qos_0.popleft().payload)
+            dropped += 1
+        return dropped
 
     def enqueue(self, message: Publish) -> None:
-        """Take a QoS 1 or 2 message for the client; `ready` gives it out when there is a place in flight."""
-        self._queue.append(message)
+        """Take a message that cannot be sent now; `ready` gives it out."""
+        if message.qos:
+            number = 0 if self._journal is None else self._journal.add_message(self._client_id, message)
+            self._put_in_queue(_Kept(number, message))
+            return
+        if self._waiting_qos_0 is None:
+            self._waiting_qos_0 = deque()
+        self._waiting_qos_0.append(message)
         self._queued_bytes += len(message.payload)
 
+    def _put_in_queue(self, kept: _Kept) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(kept)
+        self._queued_bytes += len(kept.message.payload)
+
+    def send_now(self, topic: str, payload: bytes, qos: int, retain: bool) -> Publish | None:
+        """A QoS 1 or 2 message with its packet id, in flight from now on; None if it must wait instead."""
+        if self._queue or len(self._in_flight) >= self.limits.in_flight:
+            return None
+        packet_id = self._unused_id()
+        message = Publish(topic, payload, qos, retain, packet_id=packet_id)
+        number = 0 if self._journal is None else self._journal.add_message(self._client_id, message)
+        self._in_flight[packet_id] = _Kept(number, message)
+        return message
+
     def ready(self) -> Iterator[Publish]:
-        """The waiting messages that may be sent now, with their packet ids."""
-        while self._queue and len(self._in_flight) < self._limits.in_flight:
-            message = self._queue.popleft()
+        """The waiting messages that may be sent now, one by one, for as long as the caller goes on."""
+        while self._waiting_qos_0:
+            message = self._waiting_qos_0.popleft()
             self._queued_bytes -= len(message.payload)
-            packet_id = self._unused_id()
-            publish = Publish(message.topic, message.payload, message.qos, message.retain, packet_id=packet_id)
-            self._in_flight[packet_id] = publish
-            yield publish
+            yield message
+        while self._queue and len(self._in_flight) < self.limits.in_flight:
+            number, message = self._queue.popleft()
+            self._queued_bytes -= len(message.payload)
+            message = replace(message, packet_id=self._unused_id())
+            self._in_flight[message.packet_id] = _Kept(number, message)
+            if self._journal is not None:
+                self._journal.set_message(number, self._client_id, message)
+            yield message
 
     def _unused_id(self) -> int:
         """The next id that no message in flight has [MQTT-2.3.1-2, -4]."""
@@ -85,41 +205,62 @@ class Session:
 
     def resend(self) -> Iterator[Publish | Pubrel]:
         """What was in flight when the connection ended, again: in order, same ids, DUP set [MQTT-4.4.0-1]."""
-        for packet_id, message in self._in_flight.items():
-            yield Pubrel(packet_id) if message is None else replace(message, dup=True)
+        for packet_id, kept in self._in_flight.items():
+            yield Pubrel(packet_id) if isinstance(kept, _Released) else replace(kept.message, dup=True)
 
     def puback(self, packet_id: int) -> None:
         """A QoS 1 message is delivered. Unknown ids are left alone: they may be from before a clean start."""
         self._expect(packet_id, 1, "PUBACK")
-        self._in_flight.pop(packet_id, None)
+        self._delivered(packet_id)
 
     def pubrec(self, packet_id: int) -> Pubrel:
         """A QoS 2 message has arrived; it is not sent again, its release is [MQTT-4.3.3-1]."""
         self._expect(packet_id, 2, "PUBREC")
-        if packet_id in self._in_flight:
-            self._in_flight[packet_id] = None
+        kept = self._in_flight.get(packet_id)
+        if isinstance(kept, _Kept):
+            self._in_flight[packet_id] = _Released(kept.number)
+            if self._journal is not None:
+                self._journal.release_message(kept.number, self._client_id, packet_id)
         return Pubrel(packet_id)
 
     def pubcomp(self, packet_id: int) -> None:
         """A QoS 2 message is delivered."""
-        if self._in_flight.get(packet_id) is not None:
+        if isinstance(self._in_flight.get(packet_id), _Kept):
             raise MalformedPacket("MQTT-4.8.0-1", f"PUBCOMP for message {packet_id} that was not released")
-        self._in_flight.pop(packet_id, None)
+        self._delivered(packet_id)
+
+    def _delivered(self, packet_id: int) -> None:
+        kept = self._in_flight.pop(packet_id, None)
+        if kept is not None and self._journal is not None:
+            self._journal.remove_message(kept.number)
 
     def _expect(self, packet_id: int, qos: int, name: str) -> None:
-        message = self._in_flight.get(packet_id)
-        if message is not None and message.qos != qos:
-            raise MalformedPacket("MQTT-4.8.0-1", f"{name} for message {packet_id} of QoS {message.qos}")
+        kept = self._in_flight.get(packet_id)
+        actual = 2 if isinstance(kept, _Released) else qos if kept is None else kept.message.qos
+        if actual != qos:
+            raise MalformedPacket("MQTT-4.8.0-1", f"{name} for message {packet_id} of QoS {actual}")
 
     # --- from the client ------------------------------------------------------------------------------------
 
     def receive(self, packet_id: int) -> bool:
-        """Whether a QoS 2 message is new, so that it goes on; the same id again before its release is not."""
-        if packet_id in self._receiving:
+        """Whether a QoS 2 message is new, so that it goes on; the same id again before its release is not.
+
+        Raises TooManyUnreleased.
+        """
+        if self._unreleased is None:
+            self._unreleased = set()
+        if packet_id in self._unreleased:
             return False
-        self._receiving.add(packet_id)
+        if len(self._unreleased) >= self.limits.unreleased:
+            raise TooManyUnreleased
+        self._unreleased.add(packet_id)
+        if self._journal is not None:
+            self._journal.receive(self._client_id, packet_id)
         return True
 
     def release(self, packet_id: int) -> None:
         """A PUBREL came: the id may name a new message [MQTT-4.3.3-2]."""
-        self._receiving.discard(packet_id)
+        if self._unreleased is not None and packet_id in self._unreleased:
+            self._unreleased.discard(packet_id)
+            if self._journal is not None:
+                self._journal.release(self._client_id, packet_id)

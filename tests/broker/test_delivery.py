@@ -113,7 +113,7 @@ async def test_a_qos_2_message_goes_out_in_four_steps(place):
 
 
 async def test_no_more_than_the_window_is_in_flight_and_the_rest_follows_in_order(start_broker):
-    place = await start_broker(in_flight=3)
+    place = await start_broker(max_in_flight=3)
     hub = await place.hub(EVENTS)
     site = await place.client("pond7")
     for number in range(8):
@@ -191,7 +191,7 @@ async def test_nothing_is_lost_when_the_publisher_leaves_right_away(place):
 
 
 async def test_subscriptions_without_acknowledgements_do_not_fill_the_queue_for_ever(start_broker):
-    place = await start_broker(in_flight=1, max_queued_messages=3)
+    place = await start_broker(max_in_flight=1, max_queued_messages=3)
     site = await place.client("pond7")
     await site.publish(HEARTBEAT, retain=True)
     for number in range(1, 7):

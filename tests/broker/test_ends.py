@@ -122,21 +122,33 @@ async def test_a_reader_that_stalls_costs_bounded_memory_and_then_its_connection
 
 
 async def test_a_client_that_acknowledges_nothing_is_ended_when_its_queue_is_full(start_broker):
-    place = await start_broker(max_queued_messages=5, in_flight=2)
+    place = await start_broker(max_queued_messages=5, max_in_flight=2)
     hub = await place.hub()
     site = await place.client("pond7", clean_session=False)
     await site.subscribe("fh/v1/pond7/commands")
     for number in range(8):
         await hub.publish("fh/v1/pond7/commands", b"%d" % number)
     await place.until("ended_queue-full")
-    for number in range(8, 12):  # while it is away new ones are dropped
+    back = await place.socket()
+    assert not (await back.connect("pond7", clean_session=False)).session_present  # so it knows of the gap
+    assert await back.messages() == []
+
+
+async def test_the_session_of_an_absent_client_ends_when_its_queue_is_full(start_broker):
+    place = await start_broker(max_queued_messages=3)
+    hub = await place.hub()
+    site = await place.client("pond7", clean_session=False)
+    await site.subscribe("fh/v1/pond7/commands")
+    site.drop()
+    await place.until("ended_lost")
+    for number in range(3):
         await hub.publish("fh/v1/pond7/commands", b"%d" % number)
-    back = await place.client("pond7", clean_session=False)
-    heard = []
-    while messages := await back.messages():
-        heard += [payload for _, payload, _, _ in messages]
-    assert heard == [b"0", b"1", b"2", b"3", b"4", b"5", b"6"]
-    assert place.broker.counters["dropped_queue_full"] == 5
+    assert place.broker.counters["messages_queued"] == 3
+    await hub.publish("fh/v1/pond7/commands", b"too many")
+    assert place.broker.counters["sessions_overflowed"] == 1
+    assert place.broker.counters["sessions"] == 1  # the hub's
+    back = await place.socket()
+    assert not (await back.connect("pond7", clean_session=False)).session_present
 
 
 async def test_shutdown_closes_every_connection_in_time_and_publishes_no_wills(start_broker):

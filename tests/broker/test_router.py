@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.router import Retained, Subscriptions
+from broker.router import Held, Retained, Subscriptions
 from hub.protocol.packets import Publish
 
 LEVELS = st.sampled_from(["a", "b", "", "$x"])
@@ -54,18 +54,27 @@ def test_what_is_taken_back_leaves_nothing_behind(granted):
     assert not trie._root.whole
 
 
-@given(st.lists(st.tuples(TOPICS, st.binary(max_size=1))), FILTERS)
+PUBLISHED = st.lists(st.tuples(TOPICS, st.binary(max_size=2), st.sampled_from(["pond7", "pond8"])))
+
+
+@given(PUBLISHED, FILTERS)
 def test_a_filter_finds_the_last_retained_message_of_each_topic(published, topic_filter):
     trie = Retained()
-    model: dict[str, bytes] = {}
-    for topic, payload in published:
-        trie.store(Publish(topic, payload))
-        model[topic] = payload
-    kept = {topic: payload for topic, payload in model.items() if payload}
-    assert len(trie) == len(kept)
+    model: dict[str, tuple[bytes, str]] = {}
+    for topic, payload, owner in published:
+        if payload:
+            trie.store(Publish(topic, payload), owner)
+            model[topic] = payload, owner
+        else:
+            assert trie.clear(topic) == (model.pop(topic, None) is not None)
+    assert len(trie) == len(model)
     found = {message.topic: message.payload for message in trie.match(topic_filter)}
-    assert found == {topic: payload for topic, payload in kept.items() if matches(topic_filter, topic)}
-    for topic in kept:
-        trie.store(Publish(topic))
+    assert found == {topic: payload for topic, (payload, _) in model.items() if matches(topic_filter, topic)}
+    for owner in ("pond7", "pond8"):
+        mine = {topic: payload for topic, (payload, who) in model.items() if who == owner}
+        assert sorted(trie.topics_of(owner)) == sorted(mine)
+        assert trie.held_by(owner) == Held(len(mine), sum(map(len, mine.values())))
+    for topic in model:
+        assert trie.clear(topic)
     assert len(trie) == 0
     assert not trie._root.below

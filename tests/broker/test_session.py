@@ -3,6 +3,11 @@
 from broker.session import Limits, Session
 from hub.protocol.packets import Publish
 
+
+def session_with(**limits: int) -> Session:
+    return Session("c", Limits(**limits), journal=None)
+
+
 MESSAGE = Publish("t", b"x", 1)
 
 
@@ -13,7 +18,7 @@ def send_one(session: Session) -> int:
 
 
 def test_ids_go_round_from_65535_to_1_and_pass_over_those_in_flight():
-    session = Session(Limits())
+    session = session_with()
     kept = [send_one(session) for _ in range(2)]
     for expected in range(3, 65536):
         assert send_one(session) == expected
@@ -23,7 +28,7 @@ def test_ids_go_round_from_65535_to_1_and_pass_over_those_in_flight():
 
 
 def test_a_queue_is_full_by_messages_or_by_bytes():
-    by_number, by_bytes = Session(Limits(0, 2, 1000)), Session(Limits(0, 1000, 10))
+    by_number, by_bytes = session_with(queued_messages=2), session_with(queued_bytes=10)
     for session in (by_number, by_bytes):
         assert not session.full
     by_number.enqueue(MESSAGE)
@@ -34,7 +39,7 @@ def test_a_queue_is_full_by_messages_or_by_bytes():
 
 
 def test_an_acknowledgement_of_an_unknown_message_is_left_alone():
-    session = Session(Limits())
+    session = session_with()
     session.puback(5)
     session.pubcomp(5)
     assert session.pubrec(5).packet_id == 5
