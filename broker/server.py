@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import websockets.asyncio.server
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
@@ -28,8 +27,9 @@ from broker.guard import Authenticate, Client, Guard, Refusal, Rights
 from broker.journal import Journal
 from broker.link import EmbeddedLink
 from broker.session import Limits
-from broker.sockets import Reader, TcpReader, TcpWriter, Writer, WsReader, WsWriter
+from broker.sockets import HIGH_WATER_BYTES, Reader, Socket, Writer
 from broker.store import Store, open_store
+from broker.websocket import ANY_ORIGIN, NotOpened, WebSocket
 from hub.protocol.topics import Identity
 
 _log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class BrokerOptions:
     max_retained_messages, max_retained_bytes: retained messages of one user, and their payloads in all.
     max_buffered_bytes: bytes for one client that it does not read or that wait for the disk; past it the
         connection ends.
+    high_water_bytes: bytes written for one client that it does not read, past which its writer says `paused`.
     """
 
     host: str = "127.0.0.1"
@@ -82,6 +83,7 @@ class BrokerOptions:
     max_retained_messages: int = 1_000
     max_retained_bytes: int = 8 * 1024 * 1024
     max_buffered_bytes: int = 4 * 1024 * 1024
+    high_water_bytes: int = HIGH_WATER_BYTES
 
 
 class ListenError(OSError):
@@ -128,6 +130,7 @@ class EmbeddedBroker(Broker):
         self._open = AsyncExitStack()
         self._ports: dict[str, int] = {}
         self._connections: dict[Connection, asyncio.Task[object]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def _new_exchange(self, journal: Journal | None) -> Exchange:
         options = self._options
@@ -247,46 +250,43 @@ class EmbeddedBroker(Broker):
     async def _create_server_instance(
         self,
         listener_name: str,
-        listener_type: ListenerType,
+        listener_type: ListenerType,  # noqa: ARG002 - the name says it
         address: str | None,
         port: int,
         ssl_context: ssl.SSLContext | None,
-    ) -> asyncio.Server | websockets.asyncio.server.Server:
+    ) -> asyncio.Server:
         host = None if address is None else address.strip("[]")
+        opened = partial(self._opened, listener_name)
         try:
-            if listener_type is ListenerType.TCP:
-                return await asyncio.start_server(
-                    partial(self.stream_connected, listener_name=listener_name),
-                    host,
-                    port,
-                    backlog=_BACKLOG,
-                    reuse_address=True,
-                    ssl=ssl_context,
-                )
-            return await websockets.asyncio.server.serve(
-                partial(self.ws_connected, listener_name=listener_name),
+            return await self._loop.create_server(
+                partial(Socket, opened, self._options.high_water_bytes),
                 host,
                 port,
                 backlog=_BACKLOG,
+                reuse_address=True,
                 ssl=ssl_context,
-                subprotocols=[websockets.Subprotocol("mqtt")],  # [MQTT-6.0.0-4]
-                compression=None,  # a deflate window would cost each connection more than all the rest
-                open_timeout=self._options.connect_timeout_s,
-                close_timeout=1.0,
-                ping_interval=None,  # keep-alive is MQTT's
-                max_size=self._options.max_packet_bytes,
             )
         except OSError as error:
             name = "mqtt" if listener_name == _MQTT else listener_name
             raise ListenError(error, name, host or "*", port) from error
 
-    async def stream_connected(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
-    ) -> None:
-        await self._client_connected(listener_name, TcpReader(reader), TcpWriter(writer))
+    def _opened(self, listener_name: str, socket: Socket) -> None:
+        task = self._loop.create_task(self._serve(listener_name, socket))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def ws_connected(self, websocket: websockets.asyncio.server.ServerConnection, listener_name: str) -> None:
-        await self._client_connected(listener_name, WsReader(websocket), WsWriter(websocket))
+    async def _serve(self, listener_name: str, socket: Socket) -> None:
+        if listener_name == _MQTT:
+            await self._client_connected(listener_name, socket, socket)
+            return
+        websocket = WebSocket(socket, (ANY_ORIGIN,), self._options.max_packet_bytes)
+        try:
+            async with asyncio.timeout(self._options.connect_timeout_s):
+                await websocket.open()
+        except (NotOpened, TimeoutError, OSError, EOFError):
+            socket.finish()
+            return
+        await self._client_connected(listener_name, websocket, websocket)
 
     async def _client_connected(self, listener_name: str, reader: ReaderAdapter, writer: WriterAdapter) -> None:
         """Serve one connection to its end. This is where amqtt's part ends."""

@@ -1,26 +1,21 @@
-"""amqtt's adapters for TCP and WebSocket, made to read what is there, to write at once and to end at once."""
+"""One client's way in and out: what a connection may ask of it, the TCP socket, and what layers on it share.
+
+A reader gives bytes when it is asked; a writer takes them without waiting. amqtt's adapters are their bases.
+"""
 
 import asyncio
-import socket
+import ssl
 from abc import abstractmethod
-from contextlib import suppress
-from typing import Final
+from collections.abc import Callable
+from typing import Final, cast
 
-from amqtt.adapters import (
-    ReaderAdapter,
-    StreamReaderAdapter,
-    StreamWriterAdapter,
-    WebSocketsReader,
-    WebSocketsWriter,
-    WriterAdapter,
-)
-from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed
-from websockets.protocol import State
+from amqtt.adapters import ReaderAdapter, WriterAdapter
 
-from hub.protocol.packets import MalformedPacket
-
-CHUNK_BYTES: Final = 65_536
+CHUNK_BYTES: Final = 16_384
+"""Bytes given out at a time: between two chunks everybody else has a turn."""
+MOST_UNREAD_BYTES: Final = 65_536
+"""Bytes received and not yet read; past it the peer has to wait."""
+HIGH_WATER_BYTES: Final = 65_536
 
 
 class Reader(ReaderAdapter):
@@ -28,16 +23,31 @@ class Reader(ReaderAdapter):
 
     @abstractmethod
     async def read(self, n: int = CHUNK_BYTES) -> bytes:
-        """Between 1 and n bytes (a WebSocket: one frame, however long); b"" at the end. Raises OSError."""
+        """At least one byte and, where the network gives no larger piece, at most n; b"" at the end.
+
+        Raises OSError, and MalformedPacket for what no MQTT may come in.
+        """
+
+    def feed_eof(self) -> None:
+        """amqtt's; the network tells the end itself."""
 
 
 class Writer(WriterAdapter):
-    """Takes bytes without waiting; whoever writes watches `buffered_bytes`."""
+    """Takes bytes without waiting; whoever writes watches `paused` and `buffered_bytes`."""
 
     @property
     @abstractmethod
     def buffered_bytes(self) -> int:
         """Bytes that the peer's side of the network has not taken yet."""
+
+    @property
+    @abstractmethod
+    def paused(self) -> bool:
+        """More is buffered than the high-water mark; what can wait should, until it is writable again."""
+
+    @abstractmethod
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, from the loop, each time `paused` ends. There is one: a later one replaces it."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -47,22 +57,102 @@ class Writer(WriterAdapter):
     def abort(self) -> None:
         """Close at once, whatever is buffered."""
 
+    async def drain(self) -> None:
+        """amqtt's; nobody waits for a peer here."""
 
-class TcpReader(StreamReaderAdapter, Reader):
-    """A stream's bytes; TLS too."""
+
+class Socket(asyncio.Protocol, Reader, Writer):
+    """A TCP connection.
+
+    opened: called with it, and must not wait, as soon as it is there; nothing has been read yet.
+    high_water_bytes: what may be buffered for the peer before `paused`; it ends at a quarter of that.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_fault",
+        "_high_water_bytes",
+        "_loop",
+        "_lost",
+        "_more",
+        "_on_writable",
+        "_opened",
+        "_over",
+        "_paused",
+        "_reading",
+        "_received",
+        "_transport",
+    )
+
+    def __init__(self, opened: Callable[["Socket"], None], high_water_bytes: int = HIGH_WATER_BYTES) -> None:
+        self._opened = opened
+        self._high_water_bytes = high_water_bytes
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._received = b""
+        self._reading = True
+        self._over = False  # the peer sends nothing more
+        self._lost = False
+        self._fault: Exception | None = None
+        self._paused = False
+        self._more: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self._on_writable: Callable[[], None] | None = None
+
+    # --- called by the loop ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(self._high_water_bytes)
+        self._opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._received = self._received + data if self._received else data
+        if self._reading and len(self._received) > MOST_UNREAD_BYTES:
+            self._reading = False
+            self._transport.pause_reading()
+        _wake(self._more)
+
+    def eof_received(self) -> bool:
+        self._over = True
+        _wake(self._more)
+        return True  # it may still be waiting for answers
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over = self._lost = True
+        self._fault = exc
+        self._on_writable = None
+        _wake(self._more)
+        _wake(self._closed)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._on_writable is not None:
+            self._on_writable()
+
+    # --- called by a connection -----------------------------------------------------------------------------
 
     async def read(self, n: int = CHUNK_BYTES) -> bytes:
-        return await self._reader.read(n)
-
-
-class TcpWriter(StreamWriterAdapter, Writer):
-    """A stream's transport; TLS too."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        super().__init__(writer)
-        self._transport = writer.transport
-        # Small packets go out at once, not when the last one is acknowledged (40 ms later).
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._received or self._over:
+            await asyncio.sleep(0)  # a turn for everybody else, and for the answers to the chunk before
+        else:
+            self._more = self._loop.create_future()
+            try:
+                await self._more
+            finally:
+                self._more = None
+        if not self._received:
+            if self._fault is not None:
+                raise self._fault
+            return b""
+        data, self._received = self._received[:n], self._received[n:]
+        if not self._reading and not self._received and not self._lost:
+            self._reading = True
+            self._transport.resume_reading()
+        return data
 
     def write(self, data: bytes) -> None:
         if not self._transport.is_closing():
@@ -72,6 +162,13 @@ class TcpWriter(StreamWriterAdapter, Writer):
     def buffered_bytes(self) -> int:
         return self._transport.get_write_buffer_size()
 
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        self._on_writable = callback
+
     def finish(self) -> None:
         self._transport.close()
 
@@ -80,45 +177,45 @@ class TcpWriter(StreamWriterAdapter, Writer):
 
     async def close(self) -> None:
         self._transport.close()
-        with suppress(OSError):  # how the peer went is told by the reader
-            await self._writer.wait_closed()
+        if not self._lost:
+            self._closed = self._loop.create_future()
+            await self._closed
+
+    def get_peer_info(self) -> tuple[str, int] | None:
+        peer = self._transport.get_extra_info("peername")
+        return None if peer is None else (peer[0], peer[1])
+
+    def get_ssl_info(self) -> ssl.SSLObject | None:
+        return None
 
 
-class WsReader(WebSocketsReader, Reader):
-    """The bytes of binary frames, which need not be cut where packets are [MQTT-6.0.0-2]."""
-
-    async def read(self, n: int = CHUNK_BYTES) -> bytes:  # noqa: ARG002 - a frame comes whole
-        try:
-            while True:
-                frame = await self._protocol.recv()
-                if isinstance(frame, str):
-                    raise MalformedPacket("MQTT-6.0.0-1", "a WebSocket frame that is not binary")
-                if frame:  # an empty one is allowed, and says nothing
-                    return frame
-        except ConnectionClosed:
-            return b""
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)
 
 
-class WsWriter(WebSocketsWriter, Writer):
-    """Binary frames, one for each write."""
+class Layer(Reader, Writer):
+    """What speaks a protocol of its own over another reader and writer."""
 
-    def __init__(self, connection: ServerConnection) -> None:
-        super().__init__(connection)
-        self._connection = connection
-
-    def write(self, data: bytes) -> None:
-        if self._connection.protocol.state is State.OPEN:
-            self._connection.protocol.send_binary(data)
-            self._connection.send_data()
+    def __init__(self, below: "Socket | Layer") -> None:
+        self._below = below
 
     @property
     def buffered_bytes(self) -> int:
-        return self._connection.transport.get_write_buffer_size()
+        return self._below.buffered_bytes
 
-    def finish(self) -> None:
-        if self._connection.protocol.state is State.OPEN:
-            self._connection.protocol.send_close()
-            self._connection.send_data()
+    @property
+    def paused(self) -> bool:
+        return self._below.paused
+
+    def on_writable(self, callback: Callable[[], None]) -> None:
+        self._below.on_writable(callback)
 
     def abort(self) -> None:
-        self._connection.transport.abort()
+        self._below.abort()
+
+    def get_peer_info(self) -> tuple[str, int] | None:
+        return self._below.get_peer_info()
+
+    def get_ssl_info(self) -> ssl.SSLObject | None:
+        return self._below.get_ssl_info()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import pytest
+import uvloop
 
 from broker.guard import Credentials, Refusal
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
@@ -28,6 +29,12 @@ from hub.protocol.topics import Identity, Topics
 
 SECRET = b"right"
 WAIT_S = 5.0
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Asyncio's own loop, and for what is marked `both_loops` also the one that the product runs on."""
+    both = item.get_closest_marker("both_loops") is not None
+    return {"asyncio": asyncio.new_event_loop} | ({"uvloop": uvloop.new_event_loop} if both else {})
 
 
 class Peer:
