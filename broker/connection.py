@@ -178,6 +178,8 @@ class Connection:
     def _accept(self, connect: Connect, subscriber: Subscriber, present: bool) -> None:
         self._subscriber = subscriber
         self._will = connect.will
+        if connect.will is not None:
+            self._exchange.keep_will(subscriber.client, connect.will)
         self._counters["connects"] += 1
         self._writer.on_writable(self._continue)
         if connect.keep_alive:  # [MQTT-3.1.2-24]
@@ -262,8 +264,10 @@ class Connection:
     def _on_pingreq(self, _: Subscriber, __: Pingreq) -> None:
         self.send(Pingresp())
 
-    def _on_disconnect(self, _: Subscriber, __: Disconnect) -> None:
-        self._will = None  # [MQTT-3.14.4-3]
+    def _on_disconnect(self, subscriber: Subscriber, _: Disconnect) -> None:
+        if self._will is not None:  # [MQTT-3.14.4-3]
+            self._will = None
+            self._exchange.drop_will(subscriber.client.client_id)
         self.end("disconnected", gently=True)
 
     _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
@@ -354,8 +358,8 @@ class Connection:
         """End the connection, once: close the network, leave the session, publish the will, in this order.
 
         gently: what is buffered may still go out, for `CLOSING_S`.
-        with_will: False when it is the broker that goes, which says nothing about the client. After
-            DISCONNECT there is no will any more.
+        with_will: False when it is the broker that goes, which says nothing about the client; a broker with a
+            store publishes the will at its next start. After DISCONNECT there is none any more.
         """
         if self._ended:
             return
@@ -374,9 +378,12 @@ class Connection:
             self._writer.abort()
         self._outgoing.clear()
         self._held = None
-        if self._subscriber is not None:
-            self._exchange.leave(self._subscriber)
+        subscriber = self._subscriber
+        if subscriber is None:
+            return
+        self._exchange.leave(subscriber)
         will, self._will = self._will, None  # [MQTT-3.1.2-10]
         if will is not None and with_will:  # [MQTT-3.1.2-8]
-            owner = "" if self.user is None else self.user
-            self._exchange.publish(Publish(will.topic, will.payload, will.qos, will.retain), owner)
+            client = subscriber.client
+            self._exchange.drop_will(client.client_id)
+            self._exchange.publish(Publish(will.topic, will.payload, will.qos, will.retain), client.identity.name)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from broker.guard import IDENTIFIER_REJECTED, SERVER_UNAVAILABLE, Client, Guard, NotAdmitted, Refusal
-from broker.journal import Journal, RetainedRow, StoredSession
+from broker.journal import Journal, RetainedRow, StoredSession, WillRow
 from broker.router import Retained, Subscriptions
 from broker.session import Limits, Session
-from hub.protocol.packets import FAILURE, Packet, Publish, Suback, Subscribe, Unsuback, Unsubscribe
+from hub.protocol.packets import FAILURE, Packet, Publish, Suback, Subscribe, Unsuback, Unsubscribe, Will
 
 
 class Outlet(Protocol):
@@ -81,8 +81,14 @@ class Exchange:
         self._subscriptions: Subscriptions[Subscriber] = Subscriptions()
         self._retained = Retained()
 
-    def restore(self, sessions: dict[str, StoredSession], retained: dict[str, RetainedRow]) -> None:
-        """Begin with what the journal kept. What its owner may not have any more is left out, for good."""
+    def restore(
+        self, sessions: dict[str, StoredSession], retained: dict[str, RetainedRow], wills: dict[str, WillRow]
+    ) -> None:
+        """Begin with what the journal kept. What its owner may not have any more is left out, for good.
+
+        wills: of clients that were connected when the broker ended, and are not now: they are published, as
+        section 3.1.2.5 allows, or a retained "online" would outlive its client.
+        """
         journal = self._journal
         assert journal is not None
         for topic, row in retained.items():
@@ -102,6 +108,11 @@ class Exchange:
             self._subscribers[client_id] = subscriber
             for topic_filter, qos in session.subscriptions.items():
                 self._subscriptions.add(topic_filter, subscriber, qos)
+
+        for client_id, will in wills.items():
+            self.drop_will(client_id)
+            if self._guard.may_publish(Client(will.identity, client_id, "away"), will.topic, will.retain):
+                self.publish(Publish(will.topic, will.payload, will.qos, will.retain), will.identity.name)
 
     # --- clients come and go --------------------------------------------------------------------------------
 
@@ -153,6 +164,17 @@ class Exchange:
         subscriber.outlet = None
         if subscriber.temporary:
             self._forget(subscriber)
+
+    def keep_will(self, client: Client, will: Will) -> None:
+        """Have it published at the next start, should the broker end before the client does."""
+        if self._journal is not None:
+            row = WillRow(client.identity, will.topic, will.payload, will.qos, will.retain)
+            self._journal.set_will(client.client_id, row)
+
+    def drop_will(self, client_id: str) -> None:
+        """It was published, or is not to be."""
+        if self._journal is not None:
+            self._journal.remove_will(client_id)
 
     def _forget(self, subscriber: Subscriber) -> None:
         client_id = subscriber.client.client_id

@@ -36,6 +36,16 @@ class RetainedRow(NamedTuple):
     owner: str
 
 
+class WillRow(NamedTuple):
+    """The will of a client that is connected."""
+
+    identity: Identity
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+
 class StoredSession(NamedTuple):
     """A stored session as it was kept.
 
@@ -55,7 +65,7 @@ class Batch:
 
     sessions (whose it is) by client id; subscriptions (the QoS granted) by client id and filter; messages by
     their number, which counts up; received, the QoS 2 messages that a client has not released, by client id and
-    packet id; retained by topic.
+    packet id; retained by topic; wills by client id.
     """
 
     sessions: dict[str, Identity | None] = field(default_factory=dict)
@@ -63,9 +73,12 @@ class Batch:
     messages: dict[int, MessageRow | None] = field(default_factory=dict)
     received: dict[tuple[str, int], bool | None] = field(default_factory=dict)
     retained: dict[str, RetainedRow | None] = field(default_factory=dict)
+    wills: dict[str, WillRow | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.messages or self.retained or self.received or self.subscriptions or self.sessions)
+        return bool(
+            self.messages or self.retained or self.received or self.subscriptions or self.sessions or self.wills
+        )
 
 
 class Journal:
@@ -177,6 +190,13 @@ class Journal:
 
     def retain(self, message: Publish, owner: str) -> None:
         self._touch().retained[message.topic] = RetainedRow(message.payload, message.qos, owner)
+
+    def set_will(self, client_id: str, row: WillRow) -> None:
+        self._touch().wills[client_id] = row
+
+    def remove_will(self, client_id: str) -> None:
+        """It was published, or is not to be."""
+        self._touch().wills[client_id] = None
 
     def clear_retained(self, topic: str) -> None:
         self._touch().retained[topic] = None

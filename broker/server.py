@@ -187,7 +187,7 @@ class EmbeddedBroker(Broker):
             if self._options.store is not None:
                 self._store = store = await stack.enter_async_context(open_store(self._options.store, self._counts))
                 self._exchange = self._new_exchange(store.journal)
-                self._exchange.restore(store.state.sessions, store.state.retained)
+                self._exchange.restore(store.state.sessions, store.state.retained, store.state.wills)
             try:
                 yield self
             finally:

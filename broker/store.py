@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
-from broker.journal import Batch, Journal, MessageRow, RetainedRow, StoredSession
+from broker.journal import Batch, Journal, MessageRow, RetainedRow, StoredSession, WillRow
 from hub.protocol.topics import Identity
 
 _log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ CREATE TABLE message (number INTEGER PRIMARY KEY, client_id TEXT NOT NULL,
 CREATE TABLE received (client_id TEXT, packet_id INTEGER, PRIMARY KEY (client_id, packet_id)) STRICT, WITHOUT ROWID;
 CREATE TABLE retained (topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL CHECK (qos BETWEEN 0 AND 2),
     owner TEXT NOT NULL) STRICT;
+CREATE TABLE will (client_id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, topic TEXT NOT NULL,
+    payload BLOB NOT NULL, qos INTEGER NOT NULL CHECK (qos BETWEEN 0 AND 2), retain INTEGER NOT NULL) STRICT;
 """
 _DAMAGED: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, None}
 """SQLite's codes that mean the file's content; others mean that it cannot be used now: locked, read-only, full."""
@@ -50,10 +52,14 @@ class StoreUnusable(OSError):
 
 @dataclass(slots=True)
 class State:
-    """All that was kept: sessions by client id, retained messages by topic, the highest number of a message."""
+    """All that was kept: sessions and wills by client id, retained messages by topic.
+
+    last_message: the highest number of a message.
+    """
 
     sessions: dict[str, StoredSession] = field(default_factory=dict)
     retained: dict[str, RetainedRow] = field(default_factory=dict)
+    wills: dict[str, WillRow] = field(default_factory=dict)
     last_message: int = 0
 
 
@@ -190,6 +196,12 @@ class _File:
             _set(database, _MESSAGE, (((number,), row) for number, row in batch.messages.items()))
             _set(database, _RECEIVED, ((key, () if there else None) for key, there in batch.received.items()))
             _set(database, _RETAINED, (((topic,), row) for topic, row in batch.retained.items()))
+            wills = batch.wills.items()
+            _set(
+                database,
+                _WILL,
+                (((key,), row and (row.identity.kind, row.identity.name, *row[1:])) for key, row in wills),
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -221,6 +233,11 @@ _RECEIVED: Final = (
 _RETAINED: Final = (
     "DELETE FROM retained WHERE topic = ?",
     "INSERT OR REPLACE INTO retained (topic, payload, qos, owner) VALUES (?, ?, ?, ?)",
+)
+
+_WILL: Final = (
+    "DELETE FROM will WHERE client_id = ?",
+    "INSERT OR REPLACE INTO will (client_id, kind, name, topic, payload, qos, retain) VALUES (?, ?, ?, ?, ?, ?, ?)",
 )
 
 
@@ -262,7 +279,13 @@ def _read(database: sqlite3.Connection) -> State:
         for client_id, kind, name in database.execute("SELECT client_id, kind, name FROM session")
     }
     retained = database.execute("SELECT topic, payload, qos, owner FROM retained")
-    return State(sessions, {topic: RetainedRow(*row) for topic, *row in retained}, last_message)
+    wills = {
+        client_id: WillRow(Identity(cast("Any", kind), name), topic, payload, qos, bool(retain))
+        for client_id, kind, name, topic, payload, qos, retain in database.execute(
+            "SELECT client_id, kind, name, topic, payload, qos, retain FROM will"
+        )
+    }
+    return State(sessions, {topic: RetainedRow(*row) for topic, *row in retained}, wills, last_message)
 
 
 def _put_aside(path: Path) -> Path:

@@ -14,7 +14,7 @@ import pytest
 
 from broker.journal import Journal
 from broker.store import StoreUnusable, open_store
-from hub.protocol.packets import Connect, Puback, Pubcomp, Publish, Pubrec, Pubrel
+from hub.protocol.packets import Connect, Disconnect, Puback, Pubcomp, Publish, Pubrec, Pubrel, Will
 from hub.protocol.topics import Identity
 from tests.broker.conftest import WAIT_S, Peer
 
@@ -128,6 +128,32 @@ async def test_nothing_of_a_removed_user_is_left(start_broker, store_file):
     again = await start_broker(store=store_file)
     assert again.broker.counters["sessions"] == 0
     assert again.broker.counters["retained"] == 1
+
+
+@pytest.mark.parametrize("leaves", ["with DISCONNECT", "by itself", "not at all"])
+async def test_the_will_of_a_client_that_the_broker_left_is_published_at_the_next_start(
+    start_broker, store_file, leaves
+):
+    """Or a retained "online" would outlive the client for as long as that does not come again."""
+    place = await start_broker(store=store_file)
+    site = await place.client("pond7", will=Will(HEARTBEAT, b"offline", qos=1, retain=True))
+    await site.publish(HEARTBEAT, b"online", retain=True)
+    if leaves == "with DISCONNECT":
+        site.send(Disconnect())
+        await place.until("ended_disconnected")
+    elif leaves == "by itself":
+        site.drop()
+        await place.until("ended_lost")
+        hand = await place.client("pond7", client_id="pond7.hand")
+        await hand.publish(HEARTBEAT, b"said since", retain=True)
+    await place.broker.__aexit__(None, None, None)
+
+    for _ in range(2):  # and not again at the start after that
+        again = await start_broker(store=store_file)
+        hub = await again.hub("fh/v1/+/heartbeat")
+        said = {"with DISCONNECT": b"online", "by itself": b"said since", "not at all": b"offline"}[leaves]
+        assert await hub.messages() == [(HEARTBEAT, said, 1, True)]
+        await again.broker.__aexit__(None, None, None)
 
 
 async def test_what_its_owner_may_not_have_any_more_is_not_restored(start_broker, store_file):
