@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import errno
 import gc
-import hmac
 import ipaddress
 import json
 import resource
@@ -29,6 +28,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
 from broker.guard import Authenticate, Credentials, Refusal
+from broker.link import EmbeddedLink
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.server import BrokerOptions, EmbeddedBroker, ListenError
 from broker.store import StoreUnusable
@@ -37,7 +37,7 @@ from http_api.app import create_app
 from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
-from hub.accounts import Role, add_token, has_tokens, new_secret
+from hub.accounts import Role, add_token, has_tokens
 from hub.cli import doctor, export, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
@@ -128,33 +128,29 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         liveness = LivenessKeys(store, settings.liveness.ttl_s)
         rejects = Rejects(store)
         topics = Topics(settings.mqtt.root)
+        hub_id = settings.hub.id or data_dir.hub_id()
+        client_id, filters = f"{HUB_USER}-{hub_id}", topics.hub_filters(hub_id)
         broker = None
-        hub_listens = asyncio.Event()
+        link: EmbeddedLink | PahoLink
         if settings.mqtt.url is None:
-            broker, address = await stack.enter_async_context(
-                embedded_broker(settings, database, topics, rejects, tasks, hub_listens)
+            broker = await stack.enter_async_context(
+                embedded_broker(settings, data_dir, database, topics, rejects, tasks)
             )
-            broker_url = f"mqtt://{bracketed(address.host)}:{address.port}"
+            link = broker.link(Identity("hub", HUB_USER), client_id, filters)
         else:
             address = BrokerAddress.parse(settings.mqtt.url, HUB_USER, data_dir.hub_mqtt_secret())
-            broker_url = f"{'mqtts' if address.tls else 'mqtt'}://{bracketed(address.host)}:{address.port}"
+            link = PahoLink(address, client_id, filters, connect_timeout_s=settings.mqtt.connect_timeout_s)
         await begin_liveness(database, liveness, nobody_is_connected=broker is not None)
-        hub_id = settings.hub.id or data_dir.hub_id()
         desk = Desk(hub_id, topics, settings.commands.timeout_s)
-        link = PahoLink(
-            address,
-            f"{HUB_USER}-{hub_id}",
-            topics.hub_filters(hub_id),
-            connect_timeout_s=settings.mqtt.connect_timeout_s,
-        )
         commands = Commands(database, liveness, stream, rejects, desk, link)
         conversation = Conversation(database, commands, desk, link, tasks)
         ingest = Ingest(database, liveness, stream, commands, conversation, rejects, topics, tasks)
         await stack.enter_async_context(link.running(ingest.receive))
         await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation))
-        if await link.wait_connected(LINK_WITHIN_S):
-            hub_listens.set()
-        else:
+        if broker is not None:  # a desktop is let in when the hub listens
+            await listen(broker)
+        broker_url = url_of(broker, settings)
+        if not await link.wait_connected(LINK_WITHIN_S):
             log.warning("no MQTT broker yet; the hub goes on trying", url=broker_url, reason=link.last_fault)
         yield (
             Services(
@@ -165,7 +161,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 commands=commands,
                 rejects=rejects,
                 link=link,
-                end_mqtt_session=None if broker is None else broker.disconnect_user,
+                broker=broker,
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),
             ),
@@ -176,14 +172,13 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
 @contextlib.asynccontextmanager
 async def embedded_broker(
     settings: Settings,
+    data_dir: DataDir,
     database: Database,
     topics: Topics,
     rejects: Rejects,
     tasks: Tasks,
-    hub_listens: asyncio.Event,
-) -> AsyncIterator[tuple[EmbeddedBroker, BrokerAddress]]:
-    """The broker in this process, and where the hub's own link finds it."""
-    hub_secret = new_secret()
+) -> AsyncIterator[EmbeddedBroker]:
+    """The broker in this process, with what it kept; it does not listen yet. Raises CannotStart."""
 
     def record(refusal: Refusal) -> None:
         log.warning(
@@ -203,38 +198,49 @@ async def embedded_broker(
         connect_timeout_s=settings.mqtt.connect_timeout_s,
         max_packet_bytes=settings.mqtt.max_packet_bytes,
         max_connections=settings.mqtt.max_connections,
+        max_messages_per_s=settings.mqtt.max_messages_per_s,
+        store=data_dir.path / "broker.db",
     )
-    broker = EmbeddedBroker(options, authenticate_with(database, hub_secret, hub_listens), topics, record)
+    broker = EmbeddedBroker(options, authenticate_with(database), topics, record)
+    figures = BrokerFigures(lambda: broker.counters)
+    try:
+        async with broker.opened():
+            REGISTRY.register(figures)
+            try:
+                yield broker
+            finally:
+                REGISTRY.unregister(figures)
+    except StoreUnusable as error:
+        raise CannotStart(str(error)) from error
+
+
+async def listen(broker: EmbeddedBroker) -> None:
+    """Let clients in. Raises CannotStart."""
     try:
         await broker.start()
     except ListenError as error:
         raise CannotStart(f"{error}. Choose another port: --mqtt-port, FEEDER_HUB_MQTT__PORT or mqtt.port.") from error
-    figures = BrokerFigures(lambda: broker.counters)
-    REGISTRY.register(figures)
-    try:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.mqtt.host, settings.mqtt.host)  # noqa: S104
-        yield broker, BrokerAddress(host, broker.port, tls=False, username=HUB_USER, password=hub_secret)
-    finally:
-        REGISTRY.unregister(figures)
-        await broker.shutdown()
 
 
-def authenticate_with(database: Database, hub_secret: str, hub_listens: asyncio.Event) -> Authenticate:
-    """Who a user name and a password are: the hub itself, or a site.
+def url_of(broker: EmbeddedBroker | None, settings: Settings) -> str:
+    """Where desktops on this machine find the broker, embedded or not."""
+    if broker is None:
+        assert settings.mqtt.url is not None
+        address = BrokerAddress.parse(settings.mqtt.url, HUB_USER, "")
+        return f"{'mqtts' if address.tls else 'mqtt'}://{bracketed(address.host)}:{address.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.mqtt.host, settings.mqtt.host)  # noqa: S104
+    return f"mqtt://{bracketed(host)}:{broker.port}"
 
-    A site is let in when the hub listens: what it says before that would reach nobody.
-    """
+
+def authenticate_with(database: Database) -> Authenticate:
+    """Whose credentials a client shows: those of a site. The hub itself is inside, and needs none."""
 
     async def authenticate(shown: Credentials) -> Identity | None:
         username, password = shown.username, shown.password
         if username is None or password is None:
             return None
-        if username == HUB_USER:
-            return Identity("hub", HUB_USER) if hmac.compare_digest(password, hub_secret.encode()) else None
-        if await database.read(lambda session: secret_matches(session, username, password)):
-            await hub_listens.wait()
-            return Identity("site", username)
-        return None
+        known = await database.read(lambda session: secret_matches(session, username, password))
+        return Identity("site", username) if known else None
 
     return authenticate
 

@@ -63,13 +63,13 @@ class EmbeddedLink:
 
     @property
     def connected(self) -> bool:
-        return self._subscriber is not None
+        return self._subscriber is not None and self.last_fault is None
 
-    async def wait_connected(self, timeout_s: float) -> bool:  # noqa: ARG002 - nothing to wait for
+    async def wait_connected(self, timeout_s: float) -> bool:  # noqa: ARG002 - it is, or never will be
         return self.connected
 
     def publish(self, topic: str, payload: bytes) -> None:
-        if self._subscriber is None:
+        if not self.connected:
             raise NotConnected
         if self._guard.may_publish(self._client, topic, retain=False):
             self._exchange.publish(Publish(topic, payload, 1), self._client.identity.name)

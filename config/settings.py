@@ -98,6 +98,12 @@ class Mqtt(_Section):
         description="How many clients the embedded broker takes at a time. "
         "Each needs an open file: raise the limit of the process (ulimit -n) with it.",
     )
+    max_messages_per_s: int = Field(
+        1000,
+        ge=0,
+        description="How many messages the embedded broker takes from one client in a second, over some time; "
+        "one that sends more is read more slowly. 0 is no limit.",
+    )
 
 
 class Redis(_Section):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
@@ -35,6 +35,18 @@ Q = TypeVar("Q", bound=Query)
 B = TypeVar("B", bound=BaseModel)
 
 
+class BrokerUsers(Protocol):
+    """What can be done about a site's connections to the broker in this process."""
+
+    async def disconnect_user(self, name: str) -> bool:
+        """End every connection of a user; False if there is none."""
+        ...
+
+    async def remove_user(self, name: str) -> bool:
+        """The same for a user that is no more: what the broker keeps of it goes too."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the endpoints work with; made in one place when the hub starts."""
@@ -46,8 +58,8 @@ class Services:
     commands: Commands
     rejects: Rejects
     link: Link
-    end_mqtt_session: Callable[[str], Awaitable[bool]] | None
-    """Cuts a site's connection to the embedded broker; None where the broker is an external one."""
+    broker: BrokerUsers | None
+    """The embedded broker; None where it is an external one."""
     max_body_bytes: int
     version: str
 

@@ -63,8 +63,8 @@ async def patch_site(call: Call) -> Response:
 async def delete_site(call: Call) -> Response:
     services = call.services
     await services.database.write(lambda session: sites.delete_site(session, call.site))
-    if services.end_mqtt_session is not None:
-        await services.end_mqtt_session(call.site)
+    if services.broker is not None:
+        await services.broker.remove_user(call.site)
     await services.liveness.forget(call.site)
     await services.rejects.forget(call.site)
     return Response(status_code=204)
@@ -73,7 +73,7 @@ async def delete_site(call: Call) -> Response:
 async def rotate_credentials(call: Call) -> Response:
     services = call.services
     secret = await services.database.write(lambda session: sites.rotate_secret(session, call.site))
-    ended = None if services.end_mqtt_session is None else await services.end_mqtt_session(call.site)
+    ended = None if services.broker is None else await services.broker.disconnect_user(call.site)
     credentials = MqttCredentials(username=call.site, secret=secret)
     return json_answer(CredentialsView(mqtt=credentials, session_ended=ended))
 

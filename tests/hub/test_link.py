@@ -1,6 +1,8 @@
-"""The link to a broker, against a real one: connected when all is granted, redelivery, and clear faults."""
+"""The links to a broker, against a real one: connected when all is granted, redelivery, and clear faults.
 
-import asyncio
+The hub's two links, paho over the network and the place inside the embedded broker, must be the same to the hub.
+"""
+
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -8,9 +10,12 @@ from contextlib import AsyncExitStack
 import pytest
 import structlog
 
-from broker.guard import Credentials
+from broker.guard import Credentials, Refusal
+from broker.link import EmbeddedLink
 from broker.server import BrokerOptions, EmbeddedBroker
+from broker.session import Limits
 from hub.link import BadBrokerUrl, BrokerAddress, PahoLink
+from hub.protocol import packets
 from hub.protocol.link import Message, NotConnected
 from hub.protocol.topics import Identity
 from tests.hub.conftest import SITE, TOPICS, until
@@ -27,7 +32,7 @@ async def authenticate(shown: Credentials) -> Identity | None:
 class End:
     """One end of a link, with what it received. `keep`: messages are not acknowledged."""
 
-    def __init__(self, link: PahoLink, *, keep: bool = False) -> None:
+    def __init__(self, link: PahoLink | EmbeddedLink, *, keep: bool = False) -> None:
         self.link = link
         self.received: list[Message] = []
         self._keep = keep
@@ -62,12 +67,23 @@ def link_to(port: int, user: str, *filters: str, secret: str = SECRET, client_id
     return PahoLink(address, client_id or user, tuple((wanted, 1) for wanted in filters), stored_session=user == "hub")
 
 
+def hub_link(kind: str, broker: EmbeddedBroker) -> PahoLink | EmbeddedLink:
+    """The hub's link of that kind, to everything that the hub hears."""
+    if kind == "paho":
+        return link_to(broker.port, "hub", *HUB_FILTERS)
+    return broker.link(Identity("hub", "hub"), "hub", tuple((wanted, 1) for wanted in HUB_FILTERS))
+
+
+both_kinds = pytest.mark.parametrize("kind", ["paho", "embedded"])
+
+
 @pytest.fixture
 async def connect(broker: EmbeddedBroker) -> AsyncIterator[Connect]:
     async with AsyncExitStack() as stack:
 
-        async def connect(user: str, *filters: str, keep: bool = False) -> End:
-            end = End(link_to(broker.port, user, *filters), keep=keep)
+        async def connect(user: str, *filters: str, keep: bool = False, kind: str = "paho") -> End:
+            link = hub_link(kind, broker) if user == "hub" else link_to(broker.port, user, *filters)
+            end = End(link, keep=keep)
             await stack.enter_async_context(end.link.running(end.receive))
             assert await end.link.wait_connected(5)
             return end
@@ -75,8 +91,9 @@ async def connect(broker: EmbeddedBroker) -> AsyncIterator[Connect]:
         yield connect
 
 
-async def test_what_one_end_publishes_the_other_receives_in_order(connect: Connect) -> None:
-    hub = await connect("hub", *HUB_FILTERS)
+@both_kinds
+async def test_what_one_end_publishes_the_other_receives_in_order(connect: Connect, kind: str) -> None:
+    hub = await connect("hub", kind=kind)
     site = await connect(SITE, *TOPICS.desktop_filters(SITE))
     for n in range(200):
         site.link.publish(TOPICS.state(SITE, "f1"), str(n).encode())
@@ -115,33 +132,97 @@ async def test_a_broker_that_is_not_there_is_told_and_nothing_can_be_published()
             end.link.publish(TOPICS.commands(SITE), b"x")
 
 
-async def test_before_it_runs_nothing_can_be_published(broker: EmbeddedBroker) -> None:
+@both_kinds
+async def test_before_it_runs_and_after_that_nothing_can_be_published(broker: EmbeddedBroker, kind: str) -> None:
+    link = hub_link(kind, broker)
     with pytest.raises(NotConnected):
-        link_to(broker.port, "hub").publish(TOPICS.commands(SITE), b"x")
+        link.publish(TOPICS.commands(SITE), b"x")
+    async with link.running(lambda message: None):
+        assert await link.wait_connected(5)
+        link.publish(TOPICS.commands(SITE), b"x")
+    with pytest.raises(NotConnected):
+        link.publish(TOPICS.commands(SITE), b"x")
+
+
+@both_kinds
+async def test_what_was_not_acknowledged_comes_again_in_order_and_is_not_retained(
+    broker: EmbeddedBroker, connect: Connect, kind: str
+) -> None:
+    site = await connect(SITE)
+    link = hub_link(kind, broker)
+    first = End(link, keep=True)
+    async with link.running(first.receive):
+        assert await link.wait_connected(5)
+        for payload in (b"one", b"two", b"three"):
+            site.link.publish(TOPICS.events(SITE, "f1"), payload)
+        assert await first.payloads(3) == [b"one", b"two", b"three"]
+        first.received[1].acknowledge()
+        await acknowledged_at(broker, 2)
+    first.received[0].acknowledge()  # too late: the link has left
+    second = await connect("hub", kind=kind)
+    assert await second.payloads(2) == [b"one", b"three"]
+    assert not any(message.retained for message in second.received)
+
+
+@both_kinds
+async def test_a_retained_message_is_told_from_a_live_one(connect: Connect, kind: str, broker: EmbeddedBroker) -> None:
+    with socket.create_connection(("127.0.0.1", broker.port)) as site:
+        connecting = packets.Connect(SITE, username=SITE, password=SECRET.encode())
+        state = packets.Publish(TOPICS.state(SITE, "f1"), b"replayed", 1, retain=True, packet_id=1)
+        site.sendall(packets.encode(connecting) + packets.encode(state))
+        await retained_at(broker, 1)
+        hub = await connect("hub", kind=kind)
+        assert await hub.payloads(1) == [b"replayed"]
+        site.sendall(packets.encode(packets.Publish(TOPICS.state(SITE, "f1"), b"live", 1, retain=True, packet_id=2)))
+        assert await hub.payloads(2) == [b"replayed", b"live"]
+    assert [message.retained for message in hub.received] == [True, False]
+
+
+async def acknowledged_at(broker: EmbeddedBroker, in_flight: int) -> None:
+    """Wait until the hub's session has so many messages in flight."""
+
+    async def so_many() -> bool:
+        return len(broker._exchange._subscribers["hub"].session._in_flight) == in_flight
+
+    await until(so_many)
+
+
+async def retained_at(broker: EmbeddedBroker, messages: int) -> None:
+    async def so_many() -> bool:
+        return broker.counters["retained"] == messages
+
+    await until(so_many)
 
 
 async def test_a_message_that_was_not_acknowledged_comes_again_after_a_lost_connection(
     broker: EmbeddedBroker, connect: Connect
 ) -> None:
-    hub = await connect("hub", *HUB_FILTERS, keep=True)
+    hub = await connect("hub", keep=True)
     site = await connect(SITE)
     for payload in (b"stored", b"not stored"):
         site.link.publish(TOPICS.events(SITE, "f1"), payload)
     assert await hub.payloads(2) == [b"stored", b"not stored"]
     hub.received[0].acknowledge()
-    await asyncio.sleep(0.1)
+    await acknowledged_at(broker, 1)
     await broker.disconnect_user("hub")
     assert await hub.payloads(3) == [b"stored", b"not stored", b"not stored"]
 
 
-async def test_what_comes_while_the_hub_is_away_is_kept_for_it(broker: EmbeddedBroker, connect: Connect) -> None:
-    first = End(link_to(broker.port, "hub", *HUB_FILTERS))
+@both_kinds
+async def test_what_comes_while_the_hub_is_away_is_kept_for_it(
+    broker: EmbeddedBroker, connect: Connect, kind: str
+) -> None:
+    first = End(hub_link(kind, broker))
     async with first.link.running(first.receive):
         assert await first.link.wait_connected(5)
     site = await connect(SITE)
     site.link.publish(TOPICS.events(SITE, "f1"), b"meanwhile")
-    await asyncio.sleep(0.1)
-    second = await connect("hub", *HUB_FILTERS)
+
+    async def waits() -> bool:
+        return broker.counters["messages_queued"] == 1
+
+    await until(waits)
+    second = await connect("hub", kind=kind)
     assert await second.payloads(1) == [b"meanwhile"]
 
 
@@ -162,8 +243,11 @@ async def test_when_the_broker_goes_it_is_not_connected_and_nothing_can_be_publi
             end.link.publish(TOPICS.commands(SITE), b"x")
 
 
-async def test_a_receiver_that_fails_once_goes_on_hearing(connect: Connect, broker: EmbeddedBroker) -> None:
-    end = End(link_to(broker.port, "hub", *HUB_FILTERS))
+@both_kinds
+async def test_a_receiver_that_fails_once_goes_on_hearing(
+    connect: Connect, broker: EmbeddedBroker, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    end = End(hub_link(kind, broker))
 
     def receive(message: Message) -> None:
         end.receive(message)
@@ -177,7 +261,47 @@ async def test_a_receiver_that_fails_once_goes_on_hearing(connect: Connect, brok
             for n in range(21):
                 site.link.publish(TOPICS.events(SITE, "f1"), str(n).encode())
             assert await end.payloads(21) == [str(n).encode() for n in range(21)]
-    assert "a message could not be handed over" in [entry["event"] for entry in logged]
+    assert "could not be handed over" in caplog.text + str(logged)
+
+
+async def test_a_subscription_that_the_embedded_broker_refuses_is_told(broker: EmbeddedBroker) -> None:
+    link = broker.link(Identity("site", SITE), SITE, ((TOPICS.commands(SITE), 1), (TOPICS.commands("pond8"), 1)))
+    async with link.running(lambda message: None):
+        assert not await link.wait_connected(0.5)
+        assert not link.connected
+        assert TOPICS.commands("pond8") in (link.last_fault or "")
+        with pytest.raises(NotConnected):
+            link.publish(HEARTBEAT, b"x")
+
+
+async def test_the_embedded_link_begins_anew_when_its_session_overflows(
+    broker: EmbeddedBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.link.LIMITS", Limits(in_flight=2, queued_messages=3))
+    monkeypatch.setattr("broker.link.ENTER_AGAIN_S", 0.05)
+    hub = await connect("hub", kind="embedded", keep=True)
+    first_session = broker._exchange._subscribers["hub"]
+    site = await connect(SITE)
+    for n in range(10):
+        site.link.publish(TOPICS.events(SITE, "f1"), str(n).encode())
+
+    async def again() -> bool:
+        all_came = broker.counters.get("messages_received") == 10
+        return all_came and broker._exchange._subscribers.get("hub") not in (None, first_session)
+
+    await until(again)
+    hub.received.clear()
+    site.link.publish(TOPICS.events(SITE, "f1"), b"after the gap")
+    assert await hub.payloads(1) == [b"after the gap"]
+
+
+async def test_what_the_embedded_link_may_not_publish_reaches_nobody_and_is_recorded() -> None:
+    refused: list[Refusal] = []
+    async with EmbeddedBroker(BrokerOptions(port=0), authenticate, TOPICS, refused.append) as broker:
+        link = broker.link(Identity("hub", "hub"), "hub", ())
+        async with link.running(lambda message: None):
+            link.publish(HEARTBEAT, b"x")
+    assert [refusal.topic for refusal in refused] == [HEARTBEAT]
 
 
 @pytest.mark.parametrize(
