@@ -8,8 +8,16 @@ from hub.protocol.topics import Identity
 
 ANYONE: Final = Identity("anyone", "anyone")
 
-OPEN_OPTIONS: Final = BrokerOptions(max_packet_bytes=268_435_460)
-"""As wide as the standard: packets of any length that MQTT can express."""
+OPEN_OPTIONS: Final = BrokerOptions(
+    max_packet_bytes=268_435_460,  # packets of any length that MQTT can express
+    max_queued_messages=10_000,
+    max_queued_bytes=64 * 1024 * 1024,
+    max_subscriptions=10_000,
+    max_unreleased=65_535,
+    max_retained_messages=1_000_000,  # of everybody together, who are all one user here
+    max_retained_bytes=1024 * 1024 * 1024,
+)
+"""As wide as the standard, with bounds that only a broken test reaches."""
 
 
 async def let_everybody_in(_: Credentials) -> Identity:

@@ -105,7 +105,7 @@ class Store:
         while batch:
             try:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._file.write, batch)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, ValueError) as error:
                 self._counters["store_faults"] += 1
                 _log.error("the broker cannot keep its messages in %s: %s", self._file.path, error)
                 if self._closing:
