@@ -102,6 +102,7 @@ class Connection:
         self._held: deque[tuple[int, bytes]] | None = None  # what waits for a batch of the journal, in order
         self._held_bytes = 0
         self._was_paused = False
+        self._has_room = False  # some message was acknowledged: others may follow
         self._allowance = float(bounds.messages_per_s)  # messages that it may send now
         self._counted_at = self._loop.time()
         self._heard_at = 0.0
@@ -222,7 +223,16 @@ class Connection:
             handle = self._HANDLERS.get(type(packet))
             if handle is None:  # a second CONNECT [MQTT-3.1.0-2], or what only a server may send
                 raise MalformedPacket("MQTT-4.8.0-1", f"an unexpected {type(packet).__name__}")
+            if self._has_room and not isinstance(packet, Puback | Pubcomp):
+                self._send_ready(subscriber)
             handle(self, subscriber, packet)
+        if self._has_room:
+            self._send_ready(subscriber)
+
+    def _send_ready(self, subscriber: Subscriber) -> None:
+        """Once for all the acknowledgements that came together."""
+        self._has_room = False
+        self._exchange.send_ready(subscriber)
 
     def _on_publish(self, subscriber: Subscriber, packet: Publish) -> None:
         self._counters["messages_received"] += 1
@@ -246,14 +256,14 @@ class Connection:
 
     def _on_puback(self, subscriber: Subscriber, packet: Puback) -> None:
         subscriber.session.puback(packet.packet_id)
-        self._exchange.send_ready(subscriber)
+        self._has_room = True
 
     def _on_pubrec(self, subscriber: Subscriber, packet: Pubrec) -> None:
         self.send(subscriber.session.pubrec(packet.packet_id), self._kept(subscriber))
 
     def _on_pubcomp(self, subscriber: Subscriber, packet: Pubcomp) -> None:
         subscriber.session.pubcomp(packet.packet_id)
-        self._exchange.send_ready(subscriber)
+        self._has_room = True
 
     def _on_subscribe(self, subscriber: Subscriber, packet: Subscribe) -> None:
         self._exchange.subscribe(subscriber, packet)

@@ -35,7 +35,8 @@ class TooManyUnreleased(Exception):
     """A client sends QoS 2 messages and never releases them."""
 
 
-class _Kept(NamedTuple):
+@dataclass(slots=True)
+class _Kept:
     """A message that waits or is in flight. `number`: its place in the journal, 0 if it is in none."""
 
     number: int
@@ -187,12 +188,16 @@ class Session:
             self._queued_bytes -= len(message.payload)
             yield message
         while self._queue and len(self._in_flight) < self.limits.in_flight:
-            number, message = self._queue.popleft()
-            self._queued_bytes -= len(message.payload)
-            message = replace(message, packet_id=self._unused_id())
-            self._in_flight[message.packet_id] = _Kept(number, message)
+            kept = self._queue.popleft()
+            waiting = kept.message
+            self._queued_bytes -= len(waiting.payload)
+            packet_id = self._unused_id()
+            kept.message = message = Publish(
+                waiting.topic, waiting.payload, waiting.qos, waiting.retain, packet_id=packet_id
+            )
+            self._in_flight[packet_id] = kept
             if self._journal is not None:
-                self._journal.set_message(number, self._client_id, message)
+                self._journal.set_message(kept.number, self._client_id, message)
             yield message
 
     def _unused_id(self) -> int:

@@ -1,5 +1,7 @@
 """MQTT 3.1.1 control packets: bytes <-> packets, strict, without I/O.
 
+Packets are values: nobody changes one. They are not frozen because making a frozen one takes three times as long.
+
 One codec for both ends of a connection: `encode` makes the bytes of one packet, a `Decoder` is fed whatever
 the network gave and returns the packets that are whole. Each check carries the clause of the OASIS standard
 (29 October 2014) that asks for it; what breaks one raises `MalformedPacket`, after which the connection must
@@ -8,6 +10,7 @@ be closed. Which packets may come when is the business of whoever holds the conn
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final, TypeVar
 
@@ -17,6 +20,9 @@ MAX_PACKET_ID: Final = 65_535
 FAILURE: Final = 0x80
 """The code in a SUBACK for a filter that was not granted."""
 
+_REMEMBERED_TOPICS: Final = 4096
+_LONGEST_REMEMBERED_BYTES: Final = 256
+"""Topics come again and again; checking one costs more than finding it among the last few thousand."""
 _U16 = Struct("!H")
 _ACK = Struct("!BBH")
 _P = TypeVar("_P")
@@ -43,7 +49,7 @@ class PacketTooLarge(MalformedPacket):
     """The fixed header declares more bytes than the receiver takes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Will:
     topic: str
     payload: bytes
@@ -51,7 +57,7 @@ class Will:
     retain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connect:
     """`keep_alive` in seconds, 0 for none."""
 
@@ -63,13 +69,13 @@ class Connect:
     password: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connack:
     session_present: bool = False
     code: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Publish:
     """`packet_id` is 0 where `qos` is 0."""
 
@@ -81,27 +87,27 @@ class Publish:
     packet_id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Puback:
     packet_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pubrec:
     packet_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pubrel:
     packet_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pubcomp:
     packet_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Subscribe:
     """`filters`: pairs of a topic filter and the QoS asked for."""
 
@@ -109,7 +115,7 @@ class Subscribe:
     filters: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Suback:
     """`codes`: for each filter the QoS granted, or `FAILURE`."""
 
@@ -117,28 +123,28 @@ class Suback:
     codes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unsubscribe:
     packet_id: int
     filters: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unsuback:
     packet_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pingreq:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pingresp:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Disconnect:
     pass
 
@@ -223,13 +229,21 @@ def _encode_connect(packet: Connect) -> bytes:
 
 
 def _encode_publish(packet: Publish) -> bytes:
-    topic = packet.topic.encode()
-    if not is_topic_name(packet.topic) or len(topic) > 0xFFFF:
-        raise ValueError(f"{packet.topic!r} is no topic name")
+    topic = packet.topic
+    field = _known_topic_field(topic) if len(topic) <= _LONGEST_REMEMBERED_BYTES else _topic_field(topic)
     first = 0x30 | packet.dup << 3 | packet.qos << 1 | packet.retain
     if not packet.qos:
-        return _framed(first, _U16.pack(len(topic)) + topic + packet.payload)
-    return _framed(first, _U16.pack(len(topic)) + topic + _id(packet.packet_id) + packet.payload)
+        return _framed(first, field + packet.payload)
+    return _framed(first, field + _id(packet.packet_id) + packet.payload)
+
+
+def _topic_field(topic: str) -> bytes:
+    if not is_topic_name(topic):
+        raise ValueError(f"{topic!r} is no topic name")
+    return _field(topic)
+
+
+_known_topic_field = lru_cache(_REMEMBERED_TOPICS)(_topic_field)
 
 
 def _encode_subscribe(packet: Subscribe) -> bytes:
@@ -368,12 +382,19 @@ def _text(field: bytes) -> str:
 
 def _take_topic(data: bytes, at: int, end: int) -> tuple[str, int]:
     field, at = _take_field(data, at, end)
+    return (_known_topic(field) if len(field) <= _LONGEST_REMEMBERED_BYTES else _topic(field)), at
+
+
+def _topic(field: bytes) -> str:
     topic = _text(field)
     if not topic:
         raise MalformedPacket("MQTT-4.7.3-1", "an empty topic name")
     if "+" in topic or "#" in topic:
         raise MalformedPacket("MQTT-3.3.2-2", "wildcards in a topic name")
-    return topic, at
+    return topic
+
+
+_known_topic = lru_cache(_REMEMBERED_TOPICS)(_topic)
 
 
 def _take_filter(data: bytes, at: int, end: int, clause: str) -> tuple[str, int]:
