@@ -14,6 +14,7 @@ from hub.models import Feeder, Site
 from hub.protocol.topics import RESERVED_NAMES, is_id
 
 MAX_FEEDERS: Final = 500
+_NOBODYS_HASH: Final = mqtt_password_hash(new_secret())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,9 @@ def delete_site(session: Session, site: str) -> None:
 
 
 def secret_matches(session: Session, site: str, secret: bytes) -> bool:
-    """Whether this is the site's MQTT secret."""
-    row = session.get(Site, site)
-    return row is not None and mqtt_password_matches(row.mqtt_password_hash, secret)
+    """Whether this is the site's MQTT secret.
+
+    It takes as long for a site that does not exist, so that nobody can find out which do.
+    """
+    stored = session.exec(select(Site.mqtt_password_hash).where(Site.id == site)).first()
+    return mqtt_password_matches(stored or _NOBODYS_HASH, secret) and stored is not None
