@@ -5,7 +5,6 @@ once, in `end`, which does all that follows from it in one step: the session is 
 """
 
 import asyncio
-import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from broker.exchange import Exchange, Subscriber
-from broker.guard import Guard, NotAdmitted, Refusal
+from broker.guard import Client, Guard, NotAdmitted, Refusal
 from broker.journal import Journal
 from broker.session import TooManyUnreleased
 from broker.sockets import Reader, Writer
@@ -38,8 +37,6 @@ from hub.protocol.packets import (
     Will,
     encode,
 )
-
-_log = logging.getLogger(__name__)
 
 CLOSING_S: Final = 1.0
 """Seconds that a peer has to take the last bytes of a connection that is being closed."""
@@ -111,6 +108,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until the connection ends, for whatever reason."""
+        client: Client | None = None
         try:
             try:
                 async with asyncio.timeout(self._bounds.connect_timeout_s):
@@ -145,6 +143,8 @@ class Connection:
             self.end("lost")
         finally:
             self.end("failed")  # only if none of the above did: a fault of the broker's own, or its cancellation
+            if client is not None:
+                self._guard.leave(client)
             await self._writer.close()
 
     # --- reading --------------------------------------------------------------------------------------------
@@ -356,8 +356,8 @@ class Connection:
     def _turn_away(self, reason: str, error: MalformedPacket | None = None) -> None:
         client = None if self._subscriber is None else self._subscriber.client
         name, client_id = (None, None) if client is None else (client.identity.name, client.client_id)
-        _log.info("connection from %s (%s) ended: %s", self._address, client_id, error or reason)
-        self._guard.refuse(Refusal("connection", name, client_id, None, reason, self._address))
+        detail = None if error is None else str(error)
+        self._guard.refuse(Refusal("connection", name, client_id, None, reason, self._address, detail))
         self.end(reason, gently=True)
 
     def end_soon(self, reason: str) -> None:
