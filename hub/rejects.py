@@ -1,4 +1,4 @@
-"""What was refused: bad messages and forbidden topics, counted, and the last few kept per site with their reasons.
+"""What was refused of a site: bad messages, forbidden topics; the last few are kept with their reasons.
 
 So the person who writes a desktop sees what is wrong with it.
 """
@@ -17,6 +17,7 @@ from hub.store import Store, StoreUnreachable
 KEPT_PER_SITE: Final = 20
 KEPT_FOR_S: Final = 7 * 24 * 3600
 _EXCERPT_BYTES: Final = 200
+_EXCERPT_CHARS: Final = 200
 
 REJECTED = Counter("feeder_hub_rejected_messages_total", "MQTT messages that changed nothing, by reason.", ["reason"])
 log = structlog.get_logger()
@@ -29,9 +30,13 @@ class Rejects:
         self._store = store
 
     async def record(self, site: str, reason: str, detail: str, topic: str, payload: bytes = b"") -> None:
-        """`reason` is one of a few words, for counting; `detail` is for the person who reads it."""
+        """Count, log and keep a message. `reason` is one of a few words; `detail` is for the person who reads it."""
         REJECTED.labels(reason).inc()
-        log.warning("mqtt message rejected", site=site, reason=reason, detail=detail, topic=topic)
+        log.warning("mqtt message rejected", site=site, reason=reason, detail=detail, topic=excerpt(topic))
+        await self.keep(site, reason, detail, topic, payload)
+
+    async def keep(self, site: str, reason: str, detail: str, topic: str, payload: bytes = b"") -> None:
+        """Keep something that was refused, which somebody else has counted and logged."""
         entry = {
             "at": rfc3339(utc_now()),
             "reason": reason,
@@ -57,6 +62,11 @@ class Rejects:
     async def last(self, site: str) -> list[JsonObject]:
         """The newest first. Raises StoreUnreachable."""
         return [json.loads(entry) for entry in await self._store.call("LRANGE", _key(site), 0, -1)]
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text that a stranger chose, fit for a log and a terminal."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:_EXCERPT_CHARS])
 
 
 def _key(site: str) -> str:
