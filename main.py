@@ -30,6 +30,7 @@ from sqlalchemy.exc import OperationalError
 from broker.guard import Authenticate, Credentials, Refusal
 from broker.link import EmbeddedLink
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
+from broker.refusal_log import RefusalLog
 from broker.server import BrokerOptions, EmbeddedBroker, ListenError
 from broker.store import StoreUnusable
 from config.settings import Settings, SettingsError, load
@@ -52,7 +53,7 @@ from hub.mosquitto import HUB_USER
 from hub.orders import Desk
 from hub.protocol.times import utc_now
 from hub.protocol.topics import Identity, Topics
-from hub.rejects import Rejects
+from hub.rejects import Rejects, excerpt
 from hub.rounds import Rounds
 from hub.sites import secret_matches
 from hub.store import Store
@@ -180,17 +181,19 @@ async def embedded_broker(
 ) -> AsyncIterator[EmbeddedBroker]:
     """The broker in this process, with what it kept; it does not listen yet. Raises CannotStart."""
 
-    def record(refusal: Refusal) -> None:
+    def tell(refusal: Refusal, times: int) -> None:
         log.warning(
             "mqtt refused",
             kind=refusal.kind,
+            reason=refusal.reason,
             user=refusal.identity,
             address=refusal.address,
-            reason=refusal.reason,
+            times=times,
+            **{name: excerpt(text) for name in ("client_id", "topic", "detail") if (text := getattr(refusal, name))},
         )
         if refusal.identity is not None:
-            detail = f"{refusal.kind}: {refusal.reason}"
-            tasks.start(rejects.record(refusal.identity, "forbidden", detail, refusal.topic or ""), "record refusal")
+            detail = f"{refusal.kind}: {refusal.reason}" + (f", {times} times" if times > 1 else "")
+            tasks.start(rejects.keep(refusal.identity, "forbidden", detail, refusal.topic or ""), "keep refusal")
 
     options = BrokerOptions(
         host=bracketed(settings.mqtt.host),
@@ -198,20 +201,23 @@ async def embedded_broker(
         connect_timeout_s=settings.mqtt.connect_timeout_s,
         max_packet_bytes=settings.mqtt.max_packet_bytes,
         max_connections=settings.mqtt.max_connections,
+        max_connections_per_user=settings.mqtt.max_connections_per_user,
+        max_login_pause_s=settings.mqtt.max_login_pause_s,
         max_messages_per_s=settings.mqtt.max_messages_per_s,
         store=data_dir.path / "broker.db",
     )
-    broker = EmbeddedBroker(options, authenticate_with(database), topics, record)
-    figures = BrokerFigures(lambda: broker.counters)
-    try:
-        async with broker.opened():
-            REGISTRY.register(figures)
-            try:
-                yield broker
-            finally:
-                REGISTRY.unregister(figures)
-    except StoreUnusable as error:
-        raise CannotStart(str(error)) from error
+    async with RefusalLog(tell) as refusals:
+        broker = EmbeddedBroker(options, authenticate_with(database), topics, refusals.record)
+        figures = BrokerFigures(lambda: broker.counters)
+        try:
+            async with broker.opened():
+                REGISTRY.register(figures)
+                try:
+                    yield broker
+                finally:
+                    REGISTRY.unregister(figures)
+        except StoreUnusable as error:
+            raise CannotStart(str(error)) from error
 
 
 async def listen(broker: EmbeddedBroker) -> None:

@@ -1,16 +1,15 @@
 """Who a client is and what it may do: the identity first, then its client id, then each topic, each time."""
 
-import logging
+import asyncio
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from broker.throttle import LoginThrottle, network_of
 from hub.protocol.packets import Connect
 from hub.protocol.topics import Identity
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Refusal:
     identity: its MQTT user name, or None if it has not proven one.
     topic: the topic or filter that was refused, or None where there is none.
     address: the client's `host:port`.
+    detail: what a person may want to know beyond the reason.
     """
 
     kind: RefusedKind
@@ -61,6 +61,7 @@ class Refusal:
     topic: str | None
     reason: str
     address: str
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,11 @@ NOT_AUTHORIZED: Final = 0x05
 
 
 class Guard:
-    """Decides, tells `record` of everything it refuses, and counts it by reason."""
+    """Decides, tells `record` of everything it refuses, and counts it by reason.
+
+    max_connections_per_user: how many client ids of one user may be connected at a time; the hub has as many as
+        it wants, and a site's desktop, which is one, is let in whatever tools of its site are there.
+    """
 
     def __init__(
         self,
@@ -94,44 +99,114 @@ class Guard:
         rights: Rights,
         record: Callable[[Refusal], None],
         counters: Counter[str],
+        throttle: LoginThrottle,
+        max_connections_per_user: int,
     ) -> None:
         self._authenticate = authenticate
         self._rights = rights
         self._record = record
         self._counters = counters
+        self._throttle = throttle
+        self._max_connections_per_user = max_connections_per_user
+        self._connected: defaultdict[str, Counter[str]] = defaultdict(Counter)  # user -> client id -> connections
 
     async def admit(self, connect: Connect, address: str) -> Client:
         """Who the client is, proven by its password, under a client id and with a will that are its own.
 
-        Touches nothing of any session. Raises NotAdmitted.
+        Touches nothing of any session. It may wait for its turn. Whoever is admitted counts among the user's
+        connections until `leave`. Raises NotAdmitted.
         """
         client_id = connect.client_id
-        try:
-            identity = await self._authenticate(Credentials(connect.username, connect.password))
-        except Exception as error:
-            _log.exception("nobody can be authenticated")
-            self.refuse(Refusal("connect", None, client_id, None, "authentication-failed", address))
-            raise NotAdmitted(SERVER_UNAVAILABLE, "authentication-failed") from error
-        if identity is None:
-            reason = "no-credentials" if connect.username is None else "bad-credentials"
-            self.refuse(Refusal("connect", None, client_id, None, reason, address))
-            raise NotAdmitted(NOT_AUTHORIZED, reason)
+        identity = await self._identify(connect, address)
         if not client_id and connect.clean_session:
             client_id = self._rights.assigned_client_id(identity, secrets.token_hex(10))  # [MQTT-3.1.3-6]
         # [MQTT-3.1.3-9]; an empty client id is nobody's own, so with a stored session it is refused [MQTT-3.1.3-8].
         acting = self._rights.acting_as(identity, client_id)
         if acting is None:
-            self.refuse(Refusal("connect", identity.name, client_id, None, "foreign-client-id", address))
-            raise NotAdmitted(IDENTIFIER_REJECTED, "foreign-client-id")
+            refusal = Refusal("connect", identity.name, client_id, None, "foreign-client-id", address)
+            raise self._refused(IDENTIFIER_REJECTED, refusal)
         if acting.kind == "hand" and (connect.will is not None or not connect.clean_session):
             # A hand must never speak in the desktop's place when it is gone, nor keep anything.
-            self.refuse(Refusal("connect", identity.name, client_id, None, "hand-with-will-or-session", address))
-            raise NotAdmitted(IDENTIFIER_REJECTED, "hand-with-will-or-session")
+            refusal = Refusal("connect", identity.name, client_id, None, "hand-with-will-or-session", address)
+            raise self._refused(IDENTIFIER_REJECTED, refusal)
         client = Client(acting, client_id, address)
         if connect.will is not None and not self._publishes(client, connect.will.topic, connect.will.retain):
-            self.refuse(Refusal("will", identity.name, client_id, connect.will.topic, "foreign-will", address))
-            raise NotAdmitted(NOT_AUTHORIZED, "foreign-will")
+            refusal = Refusal("will", identity.name, client_id, connect.will.topic, "foreign-will", address)
+            raise self._refused(NOT_AUTHORIZED, refusal)
+        self._take_a_place(client)
         return client
+
+    def leave(self, client: Client) -> None:
+        """The connection of a client that was admitted is over."""
+        name = client.identity.name
+        connected = self._connected[name]
+        connected[client.client_id] -= 1
+        if connected[client.client_id] == 0:
+            del connected[client.client_id]
+        if not connected:
+            del self._connected[name]
+
+    def _take_a_place(self, client: Client) -> None:
+        name = client.identity.name
+        connected = self._connected[name]
+        # A client id that is connected already is about to be taken over: its old connection makes the room.
+        full = len(connected) >= self._max_connections_per_user and client.client_id not in connected
+        if full and client.identity.kind not in ("hub", "site"):
+            refusal = Refusal("connect", name, client.client_id, None, "too-many-connections-of-user", client.address)
+            raise self._refused(SERVER_UNAVAILABLE, refusal)
+        connected[client.client_id] += 1
+
+    # --- whose password it is ---------------------------------------------------------------------------------
+
+    async def _identify(self, connect: Connect, address: str) -> Identity:
+        if connect.username is None:  # it guesses at nothing, so there is nothing to slow down
+            identity, reason = await self._look(connect, address), "no-credentials"
+        else:
+            identity, reason = await self._look_in_turn(connect, connect.username, address), "bad-credentials"
+        if identity is None:
+            raise self._no_login(NOT_AUTHORIZED, reason, connect, address)
+        return identity
+
+    async def _look_in_turn(self, connect: Connect, username: str, address: str) -> Identity | None:
+        now_s = asyncio.get_running_loop().time
+        login = self._throttle.ask(now_s(), network_of(address), username)
+        if login is None:
+            raise self._no_login(SERVER_UNAVAILABLE, "login-throttled", connect, address)
+        if login.wait_s:
+            await self._wait(login.wait_s)
+        try:
+            identity = await self._look(connect, address)
+        except NotAdmitted:
+            self._throttle.unanswered(login)
+            raise
+        if identity is None:
+            self._throttle.failed(now_s(), login)
+        else:
+            self._throttle.passed(login)
+        return identity
+
+    async def _wait(self, seconds: float) -> None:
+        self._counters["logins_delayed"] += 1
+        self._counters["logins_waiting"] += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._counters["logins_waiting"] -= 1
+
+    async def _look(self, connect: Connect, address: str) -> Identity | None:
+        try:
+            return await self._authenticate(Credentials(connect.username, connect.password))
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            raise self._no_login(SERVER_UNAVAILABLE, "authentication-failed", connect, address, detail) from error
+
+    def _no_login(
+        self, code: int, reason: str, connect: Connect, address: str, detail: str | None = None
+    ) -> NotAdmitted:
+        detail = detail or f"user name {connect.username!r}"
+        return self._refused(code, Refusal("connect", None, connect.client_id, None, reason, address, detail))
+
+    # --- what it may do ---------------------------------------------------------------------------------------
 
     def may_publish(self, client: Client, topic: str, retain: bool) -> bool:
         """Whether a PUBLISH goes on; one that does not is acknowledged all the same [MQTT-3.3.5-2]."""
@@ -152,6 +227,10 @@ class Guard:
         """Record and count something that was refused."""
         self._counters[f"refused_{refusal.reason}"] += 1
         self._record(refusal)
+
+    def _refused(self, code: int, refusal: Refusal) -> NotAdmitted:
+        self.refuse(refusal)
+        return NotAdmitted(code, refusal.reason)
 
     def _publishes(self, client: Client, topic: str, retain: bool) -> bool:
         # Topics beginning with '$' are the broker's own, whatever the table says: section 4.7.2.

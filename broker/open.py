@@ -10,6 +10,7 @@ ANYONE: Final = Identity("anyone", "anyone")
 
 OPEN_OPTIONS: Final = BrokerOptions(
     max_packet_bytes=268_435_460,  # packets of any length that MQTT can express
+    max_connections_per_user=10_000,
     max_queued_messages=10_000,
     max_queued_bytes=64 * 1024 * 1024,
     max_subscriptions=10_000,

@@ -29,6 +29,7 @@ from broker.link import EmbeddedLink
 from broker.session import Limits
 from broker.sockets import HIGH_WATER_BYTES, Reader, Socket, Writer
 from broker.store import Store, open_store
+from broker.throttle import LONGEST_NETWORK_PAUSE_S, LoginThrottle
 from broker.websocket import ANY_ORIGIN, NotOpened, WebSocket
 from hub.protocol.topics import Identity
 
@@ -50,6 +51,9 @@ class BrokerOptions:
     max_packet_bytes: the longest packet read. It leaves room for a payload that is too long for the
         contract, so that the hub sees it and can say so.
     max_connections: network connections at one time; more are closed at once.
+    max_connections_per_user: client ids of one user, a desktop's tools mostly, that are connected at one time.
+    max_login_pause_s: the longest pause of an address whose logins fail, in which no other try is looked at;
+        0 where all clients come from one address, as from a proxy.
     store: the file for what survives a restart; None keeps nothing.
     max_messages_per_s: PUBLISH packets taken from one connection, over some time; one that sends more is read
         more slowly. 0 for no limit.
@@ -72,6 +76,8 @@ class BrokerOptions:
     connect_timeout_s: float = 5.0
     max_packet_bytes: int = 128 * 1024
     max_connections: int = 10_000
+    max_connections_per_user: int = 10
+    max_login_pause_s: float = LONGEST_NETWORK_PAUSE_S
     store: Path | None = None
     max_messages_per_s: int = 0
     max_in_flight: int = 20
@@ -118,7 +124,8 @@ class EmbeddedBroker(Broker):
         super().__init__(BrokerConfig(listeners=listeners, plugins={}))
         self._options = options
         self._counts: Counter[str] = Counter()
-        self._guard = Guard(authenticate, rights, record, self._counts)
+        throttle = LoginThrottle(options.connect_timeout_s / 2, options.max_login_pause_s)
+        self._guard = Guard(authenticate, rights, record, self._counts, throttle, options.max_connections_per_user)
         self._bounds = Bounds(
             connect_timeout_s=options.connect_timeout_s,
             packet_bytes=options.max_packet_bytes,
@@ -232,8 +239,10 @@ class EmbeddedBroker(Broker):
         if self._store is not None:  # what waits for the disk is still to be acknowledged
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._store.flush(), SHUTDOWN_S)
-        for connection in list(self._connections):
+        for connection, task in list(self._connections.items()):
             connection.end("shutdown", gently=True, with_will=False)
+            if connection.user is None:  # it may wait for its turn to log in
+                task.cancel()
         await self._all_closed()
         await self.plugins_manager.fire_event(BrokerEvents.POST_SHUTDOWN, wait=True)
         await self.plugins_manager.close()

@@ -98,6 +98,19 @@ class Mqtt(_Section):
         description="How many clients the embedded broker takes at a time. "
         "Each needs an open file: raise the limit of the process (ulimit -n) with it.",
     )
+    max_connections_per_user: int = Field(
+        10,
+        ge=1,
+        description="How many connections one site may have at a time: its desktop, which is always let in, "
+        "and tools beside it.",
+    )
+    max_login_pause_s: float = Field(
+        60.0,
+        ge=0,
+        le=600,
+        description="The longest pause of an address that goes on logging in with wrong passwords, in seconds. "
+        "0 where a proxy stands in front, so that every client has the proxy's address.",
+    )
     max_messages_per_s: int = Field(
         1000,
         ge=0,

@@ -40,14 +40,15 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 class Peer:
     """One client's socket, with nothing automatic."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
         self._port = port
+        self._source = source
         self._decoder = Decoder()
         self._packets: list[Packet] = []
         self._next_id = 0
 
     async def open(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._source, 0))
         return self
 
     async def connect(self, user: str, password: bytes | None = SECRET, **fields: Any) -> Connack:
@@ -122,9 +123,9 @@ class Place:
     refusals: list[Refusal]
     peers: list[Peer] = field(default_factory=list)
 
-    async def socket(self) -> Peer:
-        """A peer that has not said anything yet."""
-        peer = await Peer(self.broker.port).open()
+    async def socket(self, source: str = "127.0.0.1") -> Peer:
+        """A peer that has not said anything yet, with that address."""
+        peer = await Peer(self.broker.port, source).open()
         self.peers.append(peer)
         return peer
 
