@@ -6,7 +6,8 @@ What somebody may try, and what stands against it:
 - To guess, or to flood, from one network. Each failure doubles its pause, from 0.25 s to a minute, and in a pause
   one try is looked at: each books its pause beforehand, or a hundred tries at once were a hundred looks, and gets
   it back if it was right. A try whose turn is too far away is refused unseen: no password is checked for it, and
-  nothing is remembered of it.
+  nothing is remembered of it. (Tries at once before the first failure are all looked at, or many farms behind one
+  router could not come back together; how many these are, a limit of connections per network decides.)
 - To guess at one name from many networks. Each failure doubles the name's pause too, but to 2 s only, and its tries
   wait side by side. Who could fill a queue, or make a pause long, would lock out the farm of that name.
 - To fail on purpose, so that a farm is kept out. Where a name has logged in rightly it is at home: there neither
