@@ -39,7 +39,7 @@ from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import Role, add_token, has_tokens
-from hub.cli import doctor, export, site, token
+from hub.cli import doctor, export, monitor, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
@@ -49,6 +49,7 @@ from hub.errors import HubError
 from hub.ingest import Ingest
 from hub.link import BrokerAddress, PahoLink
 from hub.liveness import LivenessKeys
+from hub.monitors import USER_PREFIX, MonitorLogins
 from hub.mosquitto import HUB_USER
 from hub.orders import Desk
 from hub.protocol.times import utc_now
@@ -70,6 +71,7 @@ THREADS_TAKE_TURNS_EVERY_S: Final = 0.0005
 log = structlog.get_logger()
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(site.app, name="site")
+app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")
 app.add_typer(export.app, name="export")
 
@@ -204,16 +206,19 @@ async def embedded_broker(
         max_connections_per_user=settings.mqtt.max_connections_per_user,
         max_login_pause_s=settings.mqtt.max_login_pause_s,
         max_messages_per_s=settings.mqtt.max_messages_per_s,
+        sys_interval_s=settings.mqtt.sys_interval_s,
         store=data_dir.path / "broker.db",
     )
+    monitors = MonitorLogins(database)
     async with RefusalLog(tell) as refusals:
-        broker = EmbeddedBroker(options, authenticate_with(database), topics, refusals.record)
+        broker = EmbeddedBroker(options, authenticate_with(database, monitors), topics, refusals.record)
         figures = BrokerFigures(lambda: broker.counters)
         try:
             async with broker.opened():
                 REGISTRY.register(figures)
                 try:
-                    yield broker
+                    async with monitors.watched(broker.disconnect_user):
+                        yield broker
                 finally:
                     REGISTRY.unregister(figures)
         except StoreUnusable as error:
@@ -238,13 +243,15 @@ def url_of(broker: EmbeddedBroker | None, settings: Settings) -> str:
     return f"mqtt://{bracketed(host)}:{broker.port}"
 
 
-def authenticate_with(database: Database) -> Authenticate:
-    """Whose credentials a client shows: those of a site. The hub itself is inside, and needs none."""
+def authenticate_with(database: Database, monitors: MonitorLogins) -> Authenticate:
+    """Whose credentials a client shows: a monitor's or a site's. The hub itself is inside, and needs none."""
 
     async def authenticate(shown: Credentials) -> Identity | None:
         username, password = shown.username, shown.password
         if username is None or password is None:
             return None
+        if username.startswith(USER_PREFIX):
+            return await monitors.identify(username, password)
         known = await database.read(lambda session: secret_matches(session, username, password))
         return Identity("site", username) if known else None
 

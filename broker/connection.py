@@ -63,6 +63,23 @@ class Bounds:
     messages_per_s: int = 0
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What went over all connections of a broker.
+
+    packets: of any kind. messages: PUBLISH packets. payload_bytes: of those, without topic and header.
+    """
+
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    packets_received: int = 0
+    packets_sent: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0
+    payload_bytes_received: int = 0
+    payload_bytes_sent: int = 0
+
+
 class Connection:
     """A client's connection; the `Outlet` of its session while it lasts."""
 
@@ -75,6 +92,7 @@ class Connection:
         guard: Guard,
         bounds: Bounds,
         counters: Counter[str],
+        traffic: Traffic,
         journal: Journal | None,
     ) -> None:
         self.user: str | None = None
@@ -86,6 +104,7 @@ class Connection:
         self._guard = guard
         self._bounds = bounds
         self._counters = counters
+        self._traffic = traffic
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(bounds.packet_bytes)
@@ -165,6 +184,7 @@ class Connection:
         data = await self._reader.read()
         if not data:
             raise EOFError
+        self._traffic.bytes_received += len(data)
         try:
             packets = self._decoder.feed(data)
         except MalformedPacket as malformed:
@@ -174,6 +194,7 @@ class Connection:
             packets = malformed.before
         if packets:
             self._heard_at = self._loop.time()
+            self._traffic.packets_received += len(packets)
         return packets
 
     def _accept(self, connect: Connect, subscriber: Subscriber, present: bool) -> None:
@@ -235,7 +256,8 @@ class Connection:
         self._exchange.send_ready(subscriber)
 
     def _on_publish(self, subscriber: Subscriber, packet: Publish) -> None:
-        self._counters["messages_received"] += 1
+        self._traffic.messages_received += 1
+        self._traffic.payload_bytes_received += len(packet.payload)
         self._allowance -= 1
         after = 0
         is_new = packet.qos < 2 or subscriber.session.receive(packet.packet_id)
@@ -306,6 +328,9 @@ class Connection:
         if self._ended:
             return
         data = encode(packet)
+        if type(packet) is Publish:
+            self._traffic.messages_sent += 1
+            self._traffic.payload_bytes_sent += len(packet.payload)
         if self._held or (after and self._journal is not None and after > self._journal.committed):
             self._hold(data, after)
             return
@@ -338,12 +363,18 @@ class Connection:
 
     def _flush(self) -> None:
         if self._outgoing:
-            self._writer.write(b"".join(self._outgoing))
-            self._outgoing.clear()
-            self._outgoing_bytes = 0
+            self._write_outgoing()
             if self._writer.buffered_bytes > self._bounds.buffered_bytes:
                 self.end("stalled")
         self._continue()
+
+    def _write_outgoing(self) -> None:
+        data = b"".join(self._outgoing)
+        self._traffic.bytes_sent += len(data)
+        self._traffic.packets_sent += len(self._outgoing)
+        self._outgoing.clear()
+        self._outgoing_bytes = 0
+        self._writer.write(data)
 
     def _continue(self) -> None:
         """Send what waited because the client did not read, if it does again."""
@@ -381,7 +412,7 @@ class Connection:
             self._watch.cancel()
         if gently:
             if self._outgoing:
-                self._writer.write(b"".join(self._outgoing))
+                self._write_outgoing()
             self._writer.finish()
             self._loop.call_later(CLOSING_S, self._writer.abort)
         else:

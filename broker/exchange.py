@@ -12,6 +12,7 @@ from broker.guard import IDENTIFIER_REJECTED, SERVER_UNAVAILABLE, Client, Guard,
 from broker.journal import Journal, RetainedRow, StoredSession, WillRow
 from broker.router import Retained, Subscriptions
 from broker.session import Limits, Session
+from broker.sys_topics import SYS
 from hub.protocol.packets import FAILURE, Packet, Publish, Suback, Subscribe, Unsuback, Unsubscribe, Will
 
 
@@ -212,22 +213,25 @@ class Exchange:
         journal = self._journal
         changes = 0 if journal is None else journal.changes
         if message.retain:
-            self._retain(message, owner)
+            self.retain(message, owner)
         for subscriber, granted in self._subscriptions.match(message.topic).items():
             self._deliver(subscriber, message, granted, retain=False)  # [MQTT-3.3.1-9]
         return 0 if journal is None or journal.changes == changes else journal.gathering
 
-    def _retain(self, message: Publish, owner: str) -> None:
+    def retain(self, message: Publish, owner: str) -> None:
+        """Keep it as its topic's message, and deliver it to nobody yet."""
         topic = message.topic
         if not message.payload:  # [MQTT-3.3.1-10, -11]
             self._clear_retained(topic)
             return
         self._retained.store(message, owner)
+        if topic[0] == "$":  # the broker's own: a few, and they say what is now
+            return
         held, limits = self._retained.held_by(owner), self._retained_limits
         if held.messages > limits.messages or held.payload_bytes > limits.payload_bytes:
             self._counters["refused_too-much-retained"] += 1
             self._clear_retained(topic)  # none is better than the one before, which is not true any more
-        elif self._journal is not None and topic[0] != "$":  # the broker's own say what is now
+        elif self._journal is not None:
             self._journal.retain(message, owner)
 
     def _clear_retained(self, topic: str) -> None:
@@ -321,6 +325,7 @@ class Exchange:
 
         The client finds no session when it comes again [MQTT-3.2.2-3], and knows.
         """
+        self._counters["dropped_queue_full"] += 1
         if subscriber.outlet is None:
             self._counters["sessions_overflowed"] += 1
             self._forget(subscriber)
@@ -330,10 +335,14 @@ class Exchange:
 
     def gauges(self) -> dict[str, int]:
         """How much there is now."""
-        subscribers = self._subscribers.values()
+        sessions = [subscriber.session for subscriber in self._subscribers.values()]
+        retained = self._retained.held_by_others(SYS)
         return {
-            "clients_connected": sum(subscriber.outlet is not None for subscriber in subscribers),
-            "sessions": len(subscribers),
-            "messages_queued": sum(subscriber.session.waiting for subscriber in subscribers),
-            "retained": len(self._retained),
+            "clients_connected": sum(subscriber.outlet is not None for subscriber in self._subscribers.values()),
+            "sessions": len(sessions),
+            "subscriptions": sum(len(session.subscriptions) for session in sessions),
+            "messages_queued": sum(session.waiting for session in sessions),
+            "queued_bytes": sum(session.waiting_bytes for session in sessions),
+            "retained": retained.messages,
+            "retained_bytes": retained.payload_bytes,
         }

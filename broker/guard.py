@@ -125,10 +125,12 @@ class Guard:
         if acting is None:
             refusal = Refusal("connect", identity.name, client_id, None, "foreign-client-id", address)
             raise self._refused(IDENTIFIER_REJECTED, refusal)
-        if acting.kind == "hand" and (connect.will is not None or not connect.clean_session):
-            # A hand must never speak in the desktop's place when it is gone, nor keep anything.
-            refusal = Refusal("connect", identity.name, client_id, None, "hand-with-will-or-session", address)
-            raise self._refused(IDENTIFIER_REJECTED, refusal)
+        if acting.kind in ("hand", "monitor") and (connect.will is not None or not connect.clean_session):
+            # A tool must never speak in the desktop's place when it is gone, nor keep anything.
+            reason = f"{acting.kind}-with-will-or-session"
+            raise self._refused(
+                IDENTIFIER_REJECTED, Refusal("connect", identity.name, client_id, None, reason, address)
+            )
         client = Client(acting, client_id, address)
         if connect.will is not None and not self._publishes(client, connect.will.topic, connect.will.retain):
             refusal = Refusal("will", identity.name, client_id, connect.will.topic, "foreign-will", address)

@@ -119,6 +119,11 @@ class Retained:
         """How much of an owner is retained now."""
         return self._held.get(owner, Held())
 
+    def held_by_others(self, owner: str) -> Held:
+        """How much is retained of everybody but an owner."""
+        others = [held for name, held in self._held.items() if name != owner]
+        return Held(sum(held.messages for held in others), sum(held.payload_bytes for held in others))
+
     def store(self, message: Publish, owner: str) -> None:
         """Keep it as its topic's message, whoever's was there before [MQTT-3.3.1-5, -7]."""
         leaf = self._root

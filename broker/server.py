@@ -9,26 +9,27 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from amqtt.adapters import ReaderAdapter, WriterAdapter
-from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from amqtt.errors import BrokerError
 from amqtt.events import BrokerEvents
 
-from broker.connection import Bounds, Connection
+from broker.connection import Bounds, Connection, Traffic
 from broker.exchange import Exchange, RetainedLimits
 from broker.guard import Authenticate, Client, Guard, Refusal, Rights
 from broker.journal import Journal
 from broker.link import EmbeddedLink
+from broker.plugins import PluginHost
 from broker.session import Limits
 from broker.sockets import HIGH_WATER_BYTES, Reader, Socket, Writer
 from broker.store import Store, open_store
+from broker.sys_topics import SYS, SysClock
 from broker.throttle import LONGEST_NETWORK_PAUSE_S, LoginThrottle
 from broker.websocket import ANY_ORIGIN, NotOpened, WebSocket
 from hub.protocol.topics import Identity
@@ -68,6 +69,8 @@ class BrokerOptions:
     max_buffered_bytes: bytes for one client that it does not read or that wait for the disk; past it the
         connection ends.
     high_water_bytes: bytes written for one client that it does not read, past which its writer says `paused`.
+    sys_interval_s: seconds between two updates of the topics below `$SYS/`; 0 for none.
+    plugins: amqtt's plugins, their configuration by the dotted path of their class; see `PluginHost`.
     """
 
     host: str = "127.0.0.1"
@@ -90,6 +93,8 @@ class BrokerOptions:
     max_retained_bytes: int = 8 * 1024 * 1024
     max_buffered_bytes: int = 4 * 1024 * 1024
     high_water_bytes: int = HIGH_WATER_BYTES
+    sys_interval_s: float = 10.0
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class ListenError(OSError):
@@ -102,7 +107,7 @@ class ListenError(OSError):
         self.port = port
 
 
-class EmbeddedBroker(Broker):
+class EmbeddedBroker(PluginHost):
     """An MQTT 3.1.1 broker inside this process, from `async with` to its end.
 
     authenticate: says whose credentials a client shows.
@@ -121,9 +126,10 @@ class EmbeddedBroker(Broker):
         if options.ws_port is not None:
             bind = f"{options.host}:{options.ws_port}"
             listeners[_WEBSOCKET] = ListenerConfig(type=ListenerType.WS, bind=bind)
-        super().__init__(BrokerConfig(listeners=listeners, plugins={}))
+        super().__init__(BrokerConfig(listeners=listeners, plugins=dict(options.plugins)))
         self._options = options
         self._counts: Counter[str] = Counter()
+        self._traffic = Traffic()
         throttle = LoginThrottle(options.connect_timeout_s / 2, options.max_login_pause_s)
         self._guard = Guard(authenticate, rights, record, self._counts, throttle, options.max_connections_per_user)
         self._bounds = Bounds(
@@ -133,6 +139,9 @@ class EmbeddedBroker(Broker):
             messages_per_s=options.max_messages_per_s,
         )
         self._exchange = self._new_exchange(None)
+        self._sys = SysClock(
+            options.sys_interval_s, lambda: self.counters, lambda message: self._exchange.publish(message, SYS)
+        )
         self._store: Store | None = None
         self._open = AsyncExitStack()
         self._ports: dict[str, int] = {}
@@ -166,7 +175,8 @@ class EmbeddedBroker(Broker):
     @property
     def counters(self) -> Mapping[str, int]:
         """What happened since the start (`connects`, `refused_<reason>`, `ended_<reason>`), and what is."""
-        return {**self._counts, **self._exchange.gauges(), "connections": len(self._connections)}
+        now = {**self._exchange.gauges(), "connections": len(self._connections)}
+        return {**self._counts, **asdict(self._traffic), **now}
 
     async def disconnect_user(self, name: str) -> bool:
         """End every connection of an MQTT user, its will included; False if there is none."""
@@ -226,6 +236,7 @@ class EmbeddedBroker(Broker):
         for name, server in self._servers.items():
             self._ports[name] = next(iter(server.instance.sockets)).getsockname()[1]
         self.transitions.starting_success()
+        self._sys.start()
         await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
 
     async def shutdown(self) -> None:
@@ -234,6 +245,7 @@ class EmbeddedBroker(Broker):
             return
         await self.plugins_manager.fire_event(BrokerEvents.PRE_SHUTDOWN, wait=True)
         self.transitions.shutdown()
+        self._sys.stop()
         for server in self._servers.values():
             server.instance.close()
         if self._store is not None:  # what waits for the disk is still to be acknowledged
@@ -280,6 +292,7 @@ class EmbeddedBroker(Broker):
             raise ListenError(error, name, host or "*", port) from error
 
     def _opened(self, listener_name: str, socket: Socket) -> None:
+        self._counts["sockets"] += 1
         task = self._loop.create_task(self._serve(listener_name, socket))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -319,6 +332,7 @@ class EmbeddedBroker(Broker):
             self._guard,
             self._bounds,
             self._counts,
+            self._traffic,
             None if self._store is None else self._store.journal,
         )
         self._connections[connection] = task

@@ -142,6 +142,11 @@ class Session:
         return len(self._queue or ()) + len(self._waiting_qos_0 or ())
 
     @property
+    def waiting_bytes(self) -> int:
+        """Their payloads."""
+        return self._queued_bytes
+
+    @property
     def full(self) -> bool:
         """No message may join those that wait."""
         return self.waiting >= self.limits.queued_messages or self._queued_bytes >= self.limits.queued_bytes

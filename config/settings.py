@@ -117,6 +117,12 @@ class Mqtt(_Section):
         description="How many messages the embedded broker takes from one client in a second, over some time; "
         "one that sends more is read more slowly. 0 is no limit.",
     )
+    sys_interval_s: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description="How often the embedded broker publishes its figures below $SYS/, in seconds; 0 for never.",
+    )
 
 
 class Redis(_Section):

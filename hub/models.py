@@ -221,6 +221,15 @@ class Token(SQLModel, table=True):
     created_at: datetime = _moment()
 
 
+class Monitor(SQLModel, table=True):
+    """A tool's MQTT user that only reads: the broker's figures and, if it is a site's, that site's topics."""
+
+    name: str = Field(primary_key=True, max_length=63)
+    site_id: str | None = Field(default=None, max_length=63, foreign_key="site.id", ondelete="CASCADE")
+    mqtt_password_hash: str = Field(max_length=200)
+    created_at: datetime = _moment()
+
+
 SITE: Final = SQLModel.metadata.tables["site"]
 FEEDER: Final = SQLModel.metadata.tables["feeder"]
 COMMAND: Final = SQLModel.metadata.tables["command"]

@@ -4,19 +4,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from hub.models import Site
+from hub.models import Monitor, Site
+from hub.monitors import username
 from hub.protocol.topics import Topics
 
 HUB_USER: Final = "hub"
 
 
-def passwords(sites: Iterable[Site], hub_password_hash: str) -> str:
-    """Mosquitto's `password_file`: the hub and every site, each with the hash that mosquitto_passwd would make."""
-    lines = [f"{HUB_USER}:{hub_password_hash}", *(f"{site.id}:{site.mqtt_password_hash}" for site in sites)]
+def passwords(sites: Iterable[Site], monitors: Iterable[Monitor], hub_password_hash: str) -> str:
+    """Mosquitto's `password_file`: hub, sites and monitors, each with the hash that mosquitto_passwd would make."""
+    lines = [
+        f"{HUB_USER}:{hub_password_hash}",
+        *(f"{site.id}:{site.mqtt_password_hash}" for site in sites),
+        *(f"{username(monitor.name)}:{monitor.mqtt_password_hash}" for monitor in monitors),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def access_list(sites: Iterable[Site], topics: Topics) -> str:
+def access_list(sites: Iterable[Site], monitors: Iterable[Monitor], topics: Topics) -> str:
     """Mosquitto's `acl_file`, from the contract's table of who may do what."""
     lines = [
         f"user {HUB_USER}",
@@ -35,6 +40,10 @@ def access_list(sites: Iterable[Site], topics: Topics) -> str:
             f"topic read {topics.commands(site.id)}",
             f"topic read {topics.commands(site.id, '+')}",
         ]
+    for monitor in monitors:
+        lines += ["", f"user {username(monitor.name)}", "topic read $SYS/#"]
+        if monitor.site_id is not None:
+            lines.append(f"topic read {topics.root}/{monitor.site_id}/#")
     return "\n".join(lines) + "\n"
 
 

@@ -11,6 +11,7 @@ import typer
 from hub import mosquitto
 from hub.accounts import mqtt_password_hash
 from hub.cli.workplace import DataDirOption, workplace
+from hub.monitors import list_monitors
 from hub.sites import list_sites
 
 app = typer.Typer(no_args_is_help=True, help="The hub's sites and rights, for other programs.")
@@ -28,24 +29,24 @@ def export_mosquitto(
     directory: Annotated[Path, typer.Argument(help="Where to write passwords, acl and mosquitto.conf.")],
     data_dir: DataDirOption = None,
 ) -> None:
-    """Write password and ACL files for an external mosquitto. Write them again whenever sites change."""
+    """Write password and ACL files for an external mosquitto. Write them again whenever sites or monitors change."""
     place = workplace(context, data_dir)
     with place.database() as database:
-        sites = database.read_now(lambda session: list_sites(session, None, ALL))
+        sites, monitors = database.read_now(lambda session: (list_sites(session, None, ALL), list_monitors(session)))
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     _write(
         directory / "passwords",
-        mosquitto.passwords(sites, mqtt_password_hash(place.data_dir.hub_mqtt_secret())),
+        mosquitto.passwords(sites, monitors, mqtt_password_hash(place.data_dir.hub_mqtt_secret())),
     )
-    _write(directory / "acl", mosquitto.access_list(sites, place.topics))
+    _write(directory / "acl", mosquitto.access_list(sites, monitors, place.topics))
     written = "passwords and acl"
     if (directory / "mosquitto.conf").exists():
         typer.echo("mosquitto.conf is there already, and stays as it is.")
     else:
         _write(directory / "mosquitto.conf", mosquitto.settings(directory))
         written = "passwords, acl and mosquitto.conf"
-    typer.echo(f"Wrote {written} for {len(sites)} sites and the hub to {directory}.")
+    typer.echo(f"Wrote {written} for {len(sites)} sites, {len(monitors)} monitors and the hub to {directory}.")
     typer.echo("Let a running mosquitto read them again:  pkill -HUP mosquitto")
     typer.echo("Start the hub with it:  FEEDER_HUB_MQTT__URL=mqtt://127.0.0.1:1883 feeder-hub serve")
     typer.echo("The hub logs in as `hub` with the secret that it keeps in its data directory.")

@@ -8,6 +8,9 @@
 | `{site}/replies/{hub_id}`            | the site                | the hub                        | no        |
 | `{site}/feeders/{feeder}/commands`   | the hub                 | the site                       | **never** |
 | `{site}/commands`                    | the hub                 | the site                       | **never** |
+
+A monitor reads the broker's own figures, `$SYS/#`, and if it is one of a site's, everything below `{site}/`. It
+publishes nothing.
 """
 
 import re
@@ -26,7 +29,7 @@ Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Ulid = Annotated[str, StringConstraints(pattern=ULID_PATTERN)]
 
 RESERVED_NAMES: Final = frozenset({"hub", "monitor", "admin"})
-"""No site is called so, nor so with a dash behind: these are the MQTT users and client ids of the hub itself."""
+"""No site is called so, nor so with a dash behind: these are the MQTT users and client ids of hub and monitors."""
 
 
 def is_id(text: str) -> bool:
@@ -64,11 +67,13 @@ class Identity:
     """Who is connected to the broker, after its password was found right.
 
     kind `hand`: a site's second connection, for tools; it may publish what the site may, and receives nothing.
+    kind `monitor`: a tool that only reads; `site` is the one whose topics it may read, if there is one.
     kind `anyone`: whoever connects to a broker that is open to everybody.
     """
 
     kind: Literal["hub", "site", "hand", "monitor", "anyone"]
     name: str
+    site: str | None = None
 
 
 PUBLISHED_BY_SITE: Final = frozenset({Kind.HEARTBEAT, Kind.STATE, Kind.EVENTS, Kind.REPLIES})
@@ -139,17 +144,18 @@ class Topics:
 
         A site's client id is exactly its name, so a second desktop knocks the first one out. `{site}.{anything}` is a
         hand: a tool that publishes beside the desktop and, as it receives nothing, can never act in its place.
+        A monitor's may go on with a dot as well, which no name has: nobody's client ids are anybody else's.
         """
-        if identity.kind == "site":
-            if client_id == identity.name:
-                return identity
-            return Identity("hand", identity.name) if client_id.startswith(identity.name + ".") else None
-        own = client_id == identity.name or client_id.startswith(identity.name + "-")
-        return identity if own else None
+        name = identity.name
+        if client_id == name:
+            return identity
+        if not client_id.startswith(name + _separator(identity)):
+            return None
+        return Identity("hand", name) if identity.kind == "site" else identity
 
     def assigned_client_id(self, identity: Identity, unique: str) -> str:
         """The client id of a client that leaves it to the broker; `unique` is a text that no other client has."""
-        return f"{identity.name}{'.' if identity.kind == 'site' else '-'}{unique}"
+        return f"{identity.name}{_separator(identity)}{unique}"
 
     def may_publish(self, identity: Identity, topic: str, *, retain: bool) -> bool:
         """Whether the identity may publish there (a will is a publish), with or without the RETAIN flag."""
@@ -166,7 +172,7 @@ class Topics:
         if identity.kind == "hub":
             return topic_filter.startswith(self._prefix)
         if identity.kind == "monitor":
-            return topic_filter == "$SYS" or topic_filter.startswith("$SYS/")
+            return topic_filter == "$SYS" or self._is_read_by_monitor(identity, topic_filter)
         if identity.kind == "hand":
             return False
         if topic_filter == self.commands(identity.name, "+"):
@@ -179,8 +185,17 @@ class Topics:
         if identity.kind == "hub":
             return topic.startswith(self._prefix)
         if identity.kind == "monitor":
-            return topic.startswith("$SYS/")
+            return self._is_read_by_monitor(identity, topic)
         if identity.kind == "hand":
             return False
         address = self.parse(topic)
         return address is not None and address.site == identity.name and address.kind in READ_BY_SITE
+
+    def _is_read_by_monitor(self, identity: Identity, topic_or_filter: str) -> bool:
+        of_site = identity.site is not None and topic_or_filter.startswith(f"{self._prefix}{identity.site}/")
+        return of_site or topic_or_filter.startswith("$SYS/")
+
+
+def _separator(identity: Identity) -> str:
+    """What stands between a user's name and the rest of a longer client id."""
+    return "-" if identity.kind == "hub" else "."

@@ -154,7 +154,9 @@ async def authenticate(shown: Credentials) -> Identity | None:
     user = shown.username
     if user is None or shown.password != SECRET:
         return None
-    return Identity("hub" if user == "hub" else "monitor" if user == "monitor" else "site", user)
+    if user.startswith("monitor"):  # `monitor-pond7` reads the topics of pond7
+        return Identity("monitor", user, user.removeprefix("monitor").removeprefix("-") or None)
+    return Identity("hub" if user == "hub" else "site", user)
 
 
 StartBroker = Callable[..., Awaitable[Place]]

@@ -38,7 +38,7 @@ async def test_an_empty_client_id_without_clean_session_is_refused(place):
     assert await peer.closed() == []
 
 
-@pytest.mark.parametrize(("user", "begins"), [("pond7", "pond7."), ("hub", "hub-"), ("monitor", "monitor-")])
+@pytest.mark.parametrize(("user", "begins"), [("pond7", "pond7."), ("hub", "hub-"), ("monitor", "monitor.")])
 async def test_an_empty_client_id_is_replaced_by_one_of_the_users_own(place, user, begins):
     first, second = await place.socket(), await place.socket()
     assert (await first.connect(user, client_id="")).code == 0  # [MQTT-3.1.3-6]

@@ -45,6 +45,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("site_id", "id"),
     )
     op.create_table(
+        "monitor",
+        sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("site_id", sa.String(length=63), nullable=True),
+        sa.Column("mqtt_password_hash", sa.String(length=200), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["site_id"], ["site.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
         "presence",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("site_id", sa.String(length=63), nullable=False),
@@ -208,5 +217,6 @@ def downgrade() -> None:
         batch_op.drop_index("ix_presence_site")
 
     op.drop_table("presence")
+    op.drop_table("monitor")
     op.drop_table("feeder")
     op.drop_table("site")
