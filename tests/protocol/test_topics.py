@@ -6,10 +6,11 @@ from hub.protocol.topics import Address, Identity, Kind, Topics, is_id
 
 TOPICS = Topics("fh/v1")
 HUB, SITE, HAND = Identity("hub", "hub"), Identity("site", "pond7"), Identity("hand", "pond7")
-MONITOR = Identity("monitor", "monitor")
-EVERYBODY = [HUB, SITE, HAND, MONITOR]
+MONITOR = Identity("monitor", "monitor-anna")
+MONITOR_OF_SITE = Identity("monitor", "monitor-ben", site="pond7")
+EVERYBODY = [HUB, SITE, HAND, MONITOR, MONITOR_OF_SITE]
 
-# topic below the root | who may publish it | and retained too | who may receive it
+# topic below the root | who may publish it | and retained too | who may receive it (a monitor of pond7 all below it)
 TABLE = [
     ("pond7/heartbeat", {"site", "hand"}, True, {"hub", "site"}),
     ("pond7/feeders/f1/state", {"site", "hand"}, True, {"hub"}),
@@ -62,7 +63,7 @@ UNKNOWN_TOPICS = [
 
 
 @pytest.mark.parametrize(("topic", "publishers", "retained", "_readers"), TABLE)
-@pytest.mark.parametrize("identity", EVERYBODY, ids=lambda identity: identity.kind)
+@pytest.mark.parametrize("identity", EVERYBODY, ids=lambda identity: f"{identity.kind} {identity.name}")
 def test_each_topic_is_published_by_whom_the_table_says_and_retained_only_where_it_says(
     identity: Identity, topic: str, publishers: set[str], retained: bool, _readers: set[str]
 ) -> None:
@@ -72,12 +73,13 @@ def test_each_topic_is_published_by_whom_the_table_says_and_retained_only_where_
 
 
 @pytest.mark.parametrize(("topic", "_publishers", "_retained", "readers"), TABLE)
-@pytest.mark.parametrize("identity", EVERYBODY, ids=lambda identity: identity.kind)
+@pytest.mark.parametrize("identity", EVERYBODY, ids=lambda identity: f"{identity.kind} {identity.name}")
 def test_each_topic_is_received_and_subscribed_to_by_whom_the_table_says(
     identity: Identity, topic: str, _publishers: set[str], _retained: bool, readers: set[str]
 ) -> None:
-    assert TOPICS.may_receive(identity, f"fh/v1/{topic}") is (identity.kind in readers)
-    assert TOPICS.may_subscribe(identity, f"fh/v1/{topic}") is (identity.kind in readers)
+    allowed = topic.startswith("pond7/") if identity is MONITOR_OF_SITE else identity.kind in readers
+    assert TOPICS.may_receive(identity, f"fh/v1/{topic}") is allowed
+    assert TOPICS.may_subscribe(identity, f"fh/v1/{topic}") is allowed
 
 
 @pytest.mark.parametrize("topic", UNKNOWN_TOPICS)
@@ -163,6 +165,17 @@ def test_a_monitor_reads_the_brokers_own_topics_and_publishes_nothing() -> None:
     assert not TOPICS.may_publish(MONITOR, "$SYS/broker/uptime", retain=True)
 
 
+def test_a_monitor_of_a_site_reads_what_is_below_it_and_nothing_beside_it() -> None:
+    assert TOPICS.may_subscribe(MONITOR_OF_SITE, "$SYS/#")
+    for topic_filter in ("#", "+", "+/#", "heartbeat", "feeders/+/state", "feeders/f1/#", "anything/there"):
+        assert TOPICS.may_subscribe(MONITOR_OF_SITE, f"fh/v1/pond7/{topic_filter}")
+    for topic_filter in (
+        *("#", "fh/#", "fh/v1/#", "fh/v1/+/heartbeat", "fh/v1/pond7", "fh/v1/pond8/#", "fh/v1/pond77/#"),
+        *("fh/v2/pond7/#", "+/v1/pond7/#", "$share/g/fh/v1/pond7/#", "$SYSTEM", ""),
+    ):
+        assert not TOPICS.may_subscribe(MONITOR_OF_SITE, topic_filter)
+
+
 @pytest.mark.parametrize(
     ("client_id", "kind"),
     [
@@ -188,6 +201,14 @@ def test_a_sites_client_id_is_its_own_name_or_that_of_a_hand(client_id: str, kin
 )
 def test_the_hubs_client_ids_begin_with_its_name_and_a_dash(client_id: str, own: bool) -> None:
     assert TOPICS.acting_as(HUB, client_id) == (HUB if own else None)
+
+
+@pytest.mark.parametrize(
+    ("client_id", "own"),
+    [("monitor-anna", True), ("monitor-anna.2", True), ("monitor-anna-2", False), ("monitor-an", False), ("", False)],
+)
+def test_a_monitors_client_ids_begin_with_its_name_and_a_dot_which_no_name_has(client_id: str, own: bool) -> None:
+    assert TOPICS.acting_as(MONITOR, client_id) == (MONITOR if own else None)
 
 
 @pytest.mark.parametrize("root", ["fh/v1", "x", "a/b/c/d", "Größe/1"])
