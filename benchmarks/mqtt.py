@@ -24,7 +24,7 @@ _SET_UP_WITHIN_S: Final = 5.0
 
 
 class MqttClient(asyncio.Protocol):
-    """One connection, QoS 1 both ways. `lost` is set when it ends."""
+    """One connection, which publishes at QoS 1. `lost` is set when it ends."""
 
     def __init__(self, on_message: Callable[[Publish], None]) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -34,25 +34,32 @@ class MqttClient(asyncio.Protocol):
         self._answer: asyncio.Future[Packet] | None = None
 
     @classmethod
-    async def open(
-        cls, port: int, connect: Connect, filters: tuple[str, ...], on_message: Callable[[Publish], None]
-    ) -> Self:
-        """Connected and subscribed. Raises ConnectionError, TimeoutError."""
+    async def open(cls, port: int, connect: Connect, on_message: Callable[[Publish], None] = lambda _: None) -> Self:
+        """Connected. Raises ConnectionError, TimeoutError."""
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(partial(cls, on_message), HOST, port)
-        await client.log_in(connect, filters)
+        await client.connect(connect)
         return client
 
-    async def log_in(self, connect: Connect, filters: tuple[str, ...]) -> None:
+    async def connect(self, connect: Connect) -> None:
+        """Raises ConnectionError, TimeoutError."""
         accepted = await self._ask(connect)
         if not isinstance(accepted, Connack) or accepted.code:
             raise ConnectionRefusedError(f"the broker refuses {connect.client_id}: {accepted}")
-        granted = await self._ask(Subscribe(self._next_id(), tuple((name, 1) for name in filters)))
+
+    async def subscribe(self, *filters: str, qos: int = 1) -> None:
+        """Raises ConnectionError, TimeoutError."""
+        granted = await self._ask(Subscribe(self._next_id(), tuple((name, qos) for name in filters)))
         if not isinstance(granted, Suback) or FAILURE in granted.codes:
-            raise ConnectionRefusedError(f"the broker refuses a subscription of {connect.client_id}: {granted}")
+            raise ConnectionRefusedError(f"the broker refuses a subscription to {', '.join(filters)}: {granted}")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._transport.write(encode(Publish(topic, payload, 1, retain, packet_id=self._next_id())))
+
+    def hand_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Let another protocol read from now on; returns what it writes to."""
+        self._transport.set_protocol(protocol)
+        return self._transport
 
     def close(self) -> None:
         self._transport.close()

@@ -63,6 +63,10 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.returncode is not None
+
     def cpu_seconds(self) -> float | None:
         """What all its threads have used so far; None where the system does not tell in /proc."""
         stat = Path(f"/proc/{self.pid}/stat")
@@ -70,6 +74,13 @@ class Child:
             return None
         user_ticks, system_ticks = stat.read_text().rpartition(")")[2].split()[11:13]
         return (int(user_ticks) + int(system_ticks)) / os.sysconf("SC_CLK_TCK")
+
+    def memory_bytes(self) -> int | None:
+        """What it holds in memory now (RSS); None where the system does not tell in /proc."""
+        statm = Path(f"/proc/{self.pid}/statm")
+        if not statm.exists():
+            return None
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     async def say(self, **what: object) -> None:
         """One line of JSON to its standard input."""
@@ -83,16 +94,16 @@ class Child:
         try:
             line = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
         except TimeoutError:
-            raise ChildFailed(f"{self._name} said nothing for {timeout_s:g} s.\n{self._last_words()}") from None
+            raise ChildFailed(f"{self._name} said nothing for {timeout_s:g} s.\n{self.last_words()}") from None
         if not line:
-            raise ChildFailed(f"{self._name} has ended.\n{self._last_words()}")
+            raise ChildFailed(f"{self._name} has ended.\n{self.last_words()}")
         return line.decode()
 
     async def hear(self, timeout_s: float) -> Any:
         """The next line of its standard output, as JSON. Raises ChildFailed."""
         return json.loads(await self.line(timeout_s))
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
 
     async def _end(self) -> None:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.change import changes, config, is_confirmed
-from benchmarks.layers import REST, layer_of
+from benchmarks.changes.change import changes, config, is_confirmed
+from benchmarks.changes.layers import REST, layer_of
 
 ROOT = Path(__file__).parent.parent.parent
 

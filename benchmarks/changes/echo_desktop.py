@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import uvloop
 
-from benchmarks.change import SITE
+from benchmarks.changes.change import SITE
 from benchmarks.mqtt import MqttClient
 from hub.protocol.messages import Heartbeat, Offline, PlcHealth, encode
 from hub.protocol.packets import Connect, Publish, Will
@@ -52,7 +52,8 @@ class EchoDesktop:
         """Connect, say that it is there, and answer, until the broker goes."""
         will = Will(self._heartbeat_topic, encode(Offline(online=False, session=_SESSION)), 1, retain=True)
         connect = Connect(SITE, will=will, username=SITE, password=secret.encode())
-        self._client = await MqttClient.open(port, connect, self._topics.desktop_filters(SITE), self.take)
+        self._client = await MqttClient.open(port, connect, self.take)
+        await self._client.subscribe(*self._topics.desktop_filters(SITE))
         seq = 0
         while not self._client.lost.done():
             seq += 1

@@ -10,8 +10,8 @@ import sys
 
 import uvloop
 
-from benchmarks.change import SITE
-from benchmarks.mqtt_load import HUB
+from benchmarks.changes.change import SITE
+from benchmarks.changes.mqtt_load import HUB
 from broker.guard import Credentials, Refusal
 from broker.server import BrokerOptions, EmbeddedBroker
 from hub.protocol.topics import Identity, Topics
@@ -21,15 +21,20 @@ def complain(refusal: Refusal) -> None:
     print(refusal, file=sys.stderr, flush=True)
 
 
-async def run(secret: str) -> None:
+def embedded_broker(secret: str) -> EmbeddedBroker:
+    """On a free port, not started yet."""
     identities = {HUB: Identity("hub", HUB), SITE: Identity("site", SITE)}
 
     async def authenticate(shown: Credentials) -> Identity | None:
         return identities.get(shown.username or "") if shown.password == secret.encode() else None
 
+    return EmbeddedBroker(BrokerOptions(port=0), authenticate, Topics(), complain)
+
+
+async def run(secret: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with EmbeddedBroker(BrokerOptions(port=0), authenticate, Topics(), complain) as broker:
+    async with embedded_broker(secret) as broker:
         print(json.dumps({"port": broker.port}), flush=True)
         await stop.wait()
 

@@ -1,6 +1,6 @@
 """Where the hub's time goes: py-spy samples the real process under load, the samples are summed by layer.
 
-    .venv/bin/python -m benchmarks.layers --py-spy PATH
+    .venv/bin/python -m benchmarks.changes.layers --py-spy PATH
 
 py-spy is no dependency of the project; `pip install py-spy` in any environment gives the program.
 """
@@ -18,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases
-from benchmarks.cases import Case
-from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured, RoundOrder
+from benchmarks.changes import cases
+from benchmarks.changes.change import ChangeOrder
+from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured
 from benchmarks.processes import ChildFailed
+from benchmarks.rounds import Case
 
 LAYERS: Final = (
     ("HTTP: uvicorn, httptools, Starlette", ("uvicorn/", "starlette/", "httptools/")),
@@ -72,13 +73,13 @@ def read_samples(raw: str) -> list[tuple[list[str], int]]:
     return samples
 
 
-async def sample(case: Case, py_spy: str, order: RoundOrder, samples_file: Path) -> tuple[Measured, float]:
+async def sample(case: Case, py_spy: str, order: ChangeOrder, samples_file: Path) -> tuple[Measured, float]:
     """Load the hub, and sample it in the middle of it; what was measured, and its CPU ms per request."""
-    await case.load.say(**asdict(RoundOrder(order.concurrency, order.feeders, _WARM_UP_S)))
+    await case.load.say(**asdict(ChangeOrder(order.concurrency, order.feeders, _WARM_UP_S)))
     await case.load.hear(_WARM_UP_S + LAST_ANSWERS_WITHIN_S)
     loaded_s = order.seconds + _MARGIN_S
     before_s = case.server.cpu_seconds()
-    await case.load.say(**asdict(RoundOrder(order.concurrency, order.feeders, loaded_s)))
+    await case.load.say(**asdict(ChangeOrder(order.concurrency, order.feeders, loaded_s)))
     command = [py_spy, "record", "--pid", str(case.server.pid), "--duration", f"{order.seconds:.0f}"]
     command += ["--rate", str(_RATE_HZ), "--gil", "--threads", "--format", "raw", "--output", str(samples_file)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
@@ -88,11 +89,11 @@ async def sample(case: Case, py_spy: str, order: RoundOrder, samples_file: Path)
     after_s = case.server.cpu_seconds()
     if before_s is None or after_s is None:
         raise ChildFailed("the hub's CPU time cannot be read: this system has no /proc")
-    return measured, (after_s - before_s) / measured.requests * 1000
+    return measured, (after_s - before_s) / measured.count * 1000
 
 
 def show(samples: list[tuple[list[str], int]], measured: Measured, seconds: float, cpu_ms: float) -> None:
-    ms_per_sample = 1000 / _RATE_HZ / (measured.requests / measured.seconds * seconds)
+    ms_per_sample = 1000 / _RATE_HZ / (measured.count / measured.seconds * seconds)
     layers: Counter[str] = Counter()
     functions: Counter[str] = Counter()
     for frames, count in samples:
@@ -102,7 +103,7 @@ def show(samples: list[tuple[list[str], int]], measured: Measured, seconds: floa
     times_ms = {layer: count * ms_per_sample for layer, count in layers.items()}
     times_ms[OUTSIDE] = max(0.0, cpu_ms - sum(times_ms.values()))
     console.print(
-        f"{measured.requests / measured.seconds:.0f} changes/s, p50 {measured.p50_ms:.1f} ms, "
+        f"{measured.count / measured.seconds:.0f} changes/s, p50 {measured.p50_ms:.1f} ms, "
         f"{cpu_ms:.2f} ms CPU per change, {measured.errors} errors\n",
         highlight=False,
     )
@@ -123,7 +124,7 @@ async def run(py_spy: str, seconds: float, concurrency: int, feeders: int) -> No
     with tempfile.TemporaryDirectory(prefix="feeder-hub-layers-") as work_dir:
         samples_file = Path(work_dir) / "samples"
         async with cases.product(Path(work_dir), feeders) as case:
-            order = RoundOrder(concurrency, feeders, seconds)
+            order = ChangeOrder(concurrency, feeders, seconds)
             measured, cpu_ms = await sample(case, py_spy, order, samples_file)
         show(read_samples(samples_file.read_text()), measured, seconds, cpu_ms)
 

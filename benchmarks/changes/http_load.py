@@ -1,6 +1,6 @@
 """The HTTP load generator: `PUT config` on kept-alive connections, one request at a time on each.
 
-The first line on stdin is {"port", "token"}; then rounds (see load.py).
+The first line on stdin is {"port", "token"}; then `ChangeOrder`s (see load.py).
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Final, cast
 
 import httptools
 
-from benchmarks.change import CONFIG_BYTES, SITE, changes, config, feeder_ids, is_confirmed
-from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured, RoundOrder, Tally, serve_rounds
+from benchmarks.changes.change import CONFIG_BYTES, SITE, ChangeOrder, changes, config, feeder_ids, is_confirmed
+from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured, Tally, serve_rounds
 
 HOST: Final = "127.0.0.1"
 _OK: Final = 200
@@ -80,7 +80,7 @@ class Worker(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def measure(order: RoundOrder, *, port: int, token: str) -> Measured:
+async def measure(order: ChangeOrder, *, port: int, token: str) -> Measured:
     loop = asyncio.get_running_loop()
     ready = heads(port, token, order.feeders)
     tally = Tally(order.seconds)
@@ -99,4 +99,4 @@ async def measure(order: RoundOrder, *, port: int, token: str) -> Measured:
 
 
 if __name__ == "__main__":
-    serve_rounds(partial(measure, **json.loads(sys.stdin.readline())))
+    serve_rounds(ChangeOrder, partial(measure, **json.loads(sys.stdin.readline())))

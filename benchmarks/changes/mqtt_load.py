@@ -1,7 +1,7 @@
 """The MQTT load generator: the hub's side of a raw request/response, on one connection as the hub has one.
 
 It publishes what the hub would publish for a change and waits for the desktop's reply; no rows, no liveness, no HTTP.
-The first line on stdin is {"port", "secret"}; then rounds (see load.py).
+The first line on stdin is {"port", "secret"}; then `ChangeOrder`s (see load.py).
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from benchmarks.change import SITE, changes, config, feeder_ids, is_confirmed
-from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured, RoundOrder, Tally, serve_rounds
+from benchmarks.changes.change import SITE, ChangeOrder, changes, config, feeder_ids, is_confirmed
+from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured, Tally, serve_rounds
 from benchmarks.mqtt import MqttClient
 from hub.protocol.packets import Connect, Publish
 from hub.protocol.topics import Topics
@@ -32,7 +32,7 @@ _COMMAND: Final = (
 class Exchange:
     """All requests of one round, by id. `done` is set when every worker has had its last answer."""
 
-    def __init__(self, tally: Tally, order: RoundOrder) -> None:
+    def __init__(self, tally: Tally, order: ChangeOrder) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tally = tally
         self._topics = [Topics().commands(SITE, feeder) for feeder in feeder_ids(order.feeders)]
@@ -69,11 +69,12 @@ class Exchange:
         self._send_next(worker)
 
 
-async def measure(order: RoundOrder, *, port: int, secret: str) -> Measured:
+async def measure(order: ChangeOrder, *, port: int, secret: str) -> Measured:
     tally = Tally(order.seconds)
     exchange = Exchange(tally, order)
     connect = Connect(f"{HUB}-{_HUB_ID}", username=HUB, password=secret.encode())
-    client = await MqttClient.open(port, connect, (_REPLY_TO,), exchange.take)
+    client = await MqttClient.open(port, connect, exchange.take)
+    await client.subscribe(_REPLY_TO)
     tally.begin()
     exchange.begin(client)
     longest_s = order.seconds + LAST_ANSWERS_WITHIN_S
@@ -86,4 +87,4 @@ async def measure(order: RoundOrder, *, port: int, secret: str) -> Measured:
 
 
 if __name__ == "__main__":
-    serve_rounds(partial(measure, **json.loads(sys.stdin.readline())))
+    serve_rounds(ChangeOrder, partial(measure, **json.loads(sys.stdin.readline())))

@@ -8,32 +8,23 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.change import SITE
+from benchmarks.changes.change import SITE
 from benchmarks.processes import ROOT, Child, ChildFailed, module, output_of
+from benchmarks.rounds import Case
 
 READY_WITHIN_S: Final = 20.0
 _PAUSE_S: Final = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """`server`: whose CPU time is counted. `load`: takes orders for rounds."""
-
-    title: str
-    server: Child
-    load: Child
 
 
 @asynccontextmanager
 async def bare_http(work_dir: Path) -> AsyncIterator[Case]:
     """A PUT that only parses and echoes: what HTTP costs by itself."""
     async with (
-        Child.started("bare_http", module("bare_http"), work_dir) as server,
-        Child.started("bare_http_load", module("http_load"), work_dir) as load,
+        Child.started("bare_http", module("changes.bare_http"), work_dir) as server,
+        Child.started("bare_http_load", module("changes.http_load"), work_dir) as load,
     ):
         port = (await server.hear(READY_WITHIN_S))["port"]
         await load.say(port=port, token="unread")
@@ -45,9 +36,9 @@ async def raw_mqtt(work_dir: Path) -> AsyncIterator[Case]:
     """A command and its reply over the embedded broker alone: what MQTT costs by itself."""
     secret = secrets.token_urlsafe(32)
     async with (
-        Child.started("raw_broker", module("raw_broker"), work_dir) as broker,
-        Child.started("raw_echo", module("echo_desktop"), work_dir) as echo,
-        Child.started("raw_load", module("mqtt_load"), work_dir) as load,
+        Child.started("raw_broker", module("changes.raw_broker"), work_dir) as broker,
+        Child.started("raw_echo", module("changes.echo_desktop"), work_dir) as echo,
+        Child.started("raw_load", module("changes.mqtt_load"), work_dir) as load,
     ):
         await broker.say(secret=secret)
         port = (await broker.hear(READY_WITHIN_S))["port"]
@@ -68,8 +59,8 @@ async def product(work_dir: Path, feeders: int) -> AsyncIterator[Case]:
     serve = [*feeder_hub, "serve", "--data-dir", str(data_dir), "--http-port", "0", "--mqtt-port", "0"]
     async with (
         Child.started("hub", serve, work_dir) as hub,
-        Child.started("hub_echo", module("echo_desktop"), work_dir) as echo,
-        Child.started("hub_load", module("http_load"), work_dir) as load,
+        Child.started("hub_echo", module("changes.echo_desktop"), work_dir) as echo,
+        Child.started("hub_load", module("changes.http_load"), work_dir) as load,
     ):
         http_port, mqtt_port, token = await _greeting_of(hub)
         await echo.say(port=mqtt_port, secret=site["mqtt"]["secret"])

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 SITE: Final = "bench"
@@ -13,6 +14,15 @@ _SMALLEST_MEAL_G: Final = 100
 _MEALS: Final = 900
 CONFIG_BYTES: Final = len(_CONFIG % _SMALLEST_MEAL_G)
 """Every meal has three digits, so every config has this length."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeOrder:
+    """One round for a generator: so many changes at once, over so many feeders."""
+
+    concurrency: int
+    feeders: int
+    seconds: float
 
 
 def config(meal_g: int) -> bytes:
