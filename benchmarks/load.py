@@ -70,7 +70,7 @@ class Tally:
         self._errors += 1
         self._first_error = self._first_error or why
 
-    def measured(self) -> Measured:
+    def measured(self, *, has_own_process: bool = True) -> Measured:
         seconds = self._last_answer_s - self._began_s
         elapsed_s = time.perf_counter() - self._began_s
         latencies_s = sorted(self._latencies_s)
@@ -79,7 +79,7 @@ class Tally:
             seconds=seconds,
             p50_ms=_quantile_ms(latencies_s, 0.50),
             p99_ms=_quantile_ms(latencies_s, 0.99),
-            cpu_share=(time.process_time() - self._began_cpu_s) / elapsed_s,
+            cpu_share=(time.process_time() - self._began_cpu_s) / elapsed_s if has_own_process else None,
             errors=self._errors,
             first_error=self._first_error,
         )

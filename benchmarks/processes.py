@@ -103,8 +103,16 @@ class Child:
         """The next line of its standard output, as JSON. Raises ChildFailed."""
         return json.loads(await self.line(timeout_s))
 
+    def kill(self) -> None:
+        """As a power cut would end it."""
+        self._process.kill()
+
+    def said(self) -> str:
+        """Its standard error so far."""
+        return self._log.read_text(errors="replace")
+
     def last_words(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
+        return "\n".join(self.said().splitlines()[-_SHOWN_LINES:])
 
     async def _end(self) -> None:
         with contextlib.suppress(ProcessLookupError):

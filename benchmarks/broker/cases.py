@@ -116,7 +116,7 @@ async def request_from_hub_place(work_dir: Path) -> AsyncIterator[Case]:
         Child.started("hub_place", module("broker.hub_place"), work_dir) as broker,
         Child.started("hub_place_echo", module("changes.echo_desktop"), work_dir) as echo,
     ):
-        await broker.say(secret=secret)
+        await broker.say(secret=secret, store=str(work_dir / "hub_place.db"))
         port = (await broker.hear(READY_WITHIN_S))["port"]
         await echo.say(port=port, secret=secret)
         await echo.hear(READY_WITHIN_S)

@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import sys
+from pathlib import Path
 
 import uvloop
 
@@ -21,14 +22,14 @@ def complain(refusal: Refusal) -> None:
     print(refusal, file=sys.stderr, flush=True)
 
 
-def embedded_broker(secret: str) -> EmbeddedBroker:
-    """On a free port, not started yet."""
+def embedded_broker(secret: str, store: Path | None = None) -> EmbeddedBroker:
+    """On a free port, not started yet. `store`: the file for what survives, if anything is to."""
     identities = {HUB: Identity("hub", HUB), SITE: Identity("site", SITE)}
 
     async def authenticate(shown: Credentials) -> Identity | None:
         return identities.get(shown.username or "") if shown.password == secret.encode() else None
 
-    return EmbeddedBroker(BrokerOptions(port=0), authenticate, Topics(), complain)
+    return EmbeddedBroker(BrokerOptions(port=0, store=store), authenticate, Topics(), complain)
 
 
 async def run(secret: str) -> None:
