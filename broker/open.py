@@ -27,7 +27,11 @@ async def let_everybody_in(_: Credentials) -> Identity:
 
 
 class EverybodyMayDoEverything:
-    """`Rights` without a limit, but for topics beginning with '$', which are the broker's own."""
+    """`Rights` without a limit, but for topics beginning with '$', which are the broker's own.
+
+    Shared subscriptions, which MQTT 3.1.1 does not have, are refused: as filters like any other they would be
+    granted and match nothing.
+    """
 
     def acting_as(self, identity: Identity, client_id: str) -> Identity | None:
         return identity if client_id else None
@@ -38,8 +42,8 @@ class EverybodyMayDoEverything:
     def may_publish(self, _: Identity, __: str, *, retain: bool) -> bool:  # noqa: ARG002 - retained or not
         return True
 
-    def may_subscribe(self, _: Identity, __: str) -> bool:
-        return True
+    def may_subscribe(self, _: Identity, topic_filter: str) -> bool:
+        return not topic_filter.startswith("$share/")
 
     def may_receive(self, _: Identity, __: str) -> bool:
         return True

@@ -16,7 +16,9 @@ SEEN_FROM_OUTSIDE = (AssertionError, TimeoutError, EOFError, ConnectionError, Ma
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--broker", choices=("ours", "stock"), default="ours", help="the broker that the traps are set for")
+    parser.addoption(
+        "--broker", choices=("ours", "stock"), default="ours", help="the broker that the traps are set for"
+    )
 
 
 def which_broker(config: pytest.Config) -> Literal["ours", "stock"]:

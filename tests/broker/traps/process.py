@@ -1,4 +1,4 @@
-"""The broker under test in a process of its own, ours or the stock one: seen from outside only, as its clients see it."""
+"""The broker under test in a process of its own, ours or the stock one: known from outside only, as to its clients."""
 
 import asyncio
 import logging
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from amqtt.broker import Broker
+from pwdlib.hashers.argon2 import Argon2Hasher
 
+from broker.guard import Authenticate, Credentials
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.server import BrokerOptions, EmbeddedBroker
-from hub.protocol.topics import Topics
+from hub.protocol.topics import Identity, Topics
 from tests.broker.conftest import SECRET, authenticate
 from tests.broker.traps.stock import stock_broker
 
@@ -33,7 +35,8 @@ class Wanted:
 
     anyone: open to everybody, instead of with identities and the contract's rights.
     ws: with a WebSocket listener.
-    cheap_hashes, publish_acl: of the stock broker's password file, and whether it gets that list.
+    slow_passwords: passwords are hashed with argon2, at the cost that amqtt gives it.
+    publish_acl: whether the stock broker gets its list of who may publish what.
     """
 
     which: Literal["ours", "stock"]
@@ -41,7 +44,7 @@ class Wanted:
     options: dict[str, Any]
     anyone: bool = False
     ws: bool = False
-    cheap_hashes: bool = True
+    slow_passwords: bool = False
     publish_acl: bool = True
 
 
@@ -53,7 +56,7 @@ def make(wanted: Wanted) -> Broker:
             anyone=wanted.anyone,
             ws=wanted.ws,
             max_connections=wanted.options.get("max_connections", -1),
-            cheap_hashes=wanted.cheap_hashes,
+            slow_passwords=wanted.slow_passwords,
             publish_acl=wanted.publish_acl,
         )
     options = replace(
@@ -62,7 +65,20 @@ def make(wanted: Wanted) -> Broker:
     )
     if wanted.anyone:
         return EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), lambda _: None)
-    return EmbeddedBroker(options, authenticate, Topics(), lambda _: None)
+    check = authenticate_slowly() if wanted.slow_passwords else authenticate
+    return EmbeddedBroker(options, check, Topics(), lambda _: None)
+
+
+def authenticate_slowly() -> Authenticate:
+    """Who has passwords that take long to check, does it in a thread."""
+    hasher = Argon2Hasher()
+    hashed = hasher.hash(SECRET)
+
+    async def check(shown: Credentials) -> Identity | None:
+        right = await asyncio.to_thread(hasher.verify, shown.password or b"", hashed)
+        return await authenticate(shown) if right else None
+
+    return check
 
 
 async def _serve(wanted: Wanted, pipe: Connection) -> None:

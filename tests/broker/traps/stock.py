@@ -23,9 +23,9 @@ def rights_to_read(*by_site: str) -> dict[str, list[str]]:
     }
 
 
-def password_file(directory: Path, secret: str, *, cheap: bool) -> Path:
+def password_file(directory: Path, secret: str, *, slow: bool) -> Path:
     """Everybody's password, hashed with amqtt's own cost or with next to none."""
-    hasher = Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1) if cheap else Argon2Hasher()
+    hasher = Argon2Hasher() if slow else Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1)
     file = directory / "passwords"
     file.write_text("".join(f"{user}:{hasher.hash(secret)}\n" for user in ("hub", "monitor", *SITES)))
     return file
@@ -38,7 +38,7 @@ def stock_broker(
     anyone: bool,
     ws: bool,
     max_connections: int,
-    cheap_hashes: bool,
+    slow_passwords: bool,
     publish_acl: bool,
 ) -> Broker:
     """A broker on free ports: open to anyone, or with its password file and its access control lists.
@@ -59,5 +59,5 @@ def stock_broker(
     }
     if publish_acl:
         topic_check["publish-acl"] = rights_to_publish()
-    auth = {"plugins": ["auth_file"], "password-file": str(password_file(directory, secret, cheap=cheap_hashes))}
+    auth = {"plugins": ["auth_file"], "password-file": str(password_file(directory, secret, slow=slow_passwords))}
     return Broker(BrokerConfig(listeners=listeners, plugins=None, auth=auth, topic_check=topic_check))
