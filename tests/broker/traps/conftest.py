@@ -61,6 +61,9 @@ async def start_broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
         async def start(**options: Any) -> Scene:
             words = {name: options.pop(name) for name in Wanted.__dataclass_fields__ if name in options}
             wanted = Wanted(which_broker(request.config), tmp_path, options, **words)
+            if wanted.which == "stock" and wanted.store:
+                pytest.importorskip("aiosqlite")
+                pytest.importorskip("greenlet")
             scene = Scene(await stack.enter_async_context(BrokerProcess(wanted)), refusals=[])
             stack.callback(lambda: [peer.drop() for peer in scene.peers])
             return scene

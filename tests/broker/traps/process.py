@@ -5,7 +5,8 @@ import logging
 import multiprocessing
 import subprocess
 import warnings
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal, Self
 from amqtt.broker import Broker
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from broker.guard import Authenticate, Credentials
+from broker.guard import Authenticate, Credentials, Rights
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.server import BrokerOptions, EmbeddedBroker
 from hub.protocol.topics import Identity, Topics
@@ -22,7 +23,7 @@ from tests.broker.conftest import SECRET, authenticate
 from tests.broker.traps.stock import stock_broker
 
 START_WITHIN_S = 20.0
-SHUTDOWN_WITHIN_S = 5.0
+SHUTDOWN_WITHIN_S = 10.0
 
 # A child is forked from a process that has everything imported: it starts in milliseconds.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -35,6 +36,7 @@ class Wanted:
 
     anyone: open to everybody, instead of with identities and the contract's rights.
     ws: with a WebSocket listener.
+    store: with a file of its own for what survives it.
     slow_passwords: passwords are hashed with argon2, at the cost that amqtt gives it.
     publish_acl: whether the stock broker gets its list of who may publish what.
     """
@@ -44,29 +46,39 @@ class Wanted:
     options: dict[str, Any]
     anyone: bool = False
     ws: bool = False
+    store: bool = False
     slow_passwords: bool = False
     publish_acl: bool = True
 
 
-def make(wanted: Wanted) -> Broker:
+@asynccontextmanager
+async def listening(wanted: Wanted) -> AsyncIterator[Broker]:
+    """The broker while it listens; to be shut down by whoever has it."""
     if wanted.which == "stock":
-        return stock_broker(
+        stock = stock_broker(
             wanted.directory,
             SECRET.decode(),
             anyone=wanted.anyone,
             ws=wanted.ws,
+            store=wanted.store,
             max_connections=wanted.options.get("max_connections", -1),
             slow_passwords=wanted.slow_passwords,
             publish_acl=wanted.publish_acl,
         )
+        await stock.start()
+        yield stock
+        return
     options = replace(
         OPEN_OPTIONS if wanted.anyone else BrokerOptions(),
         **({"port": 0, "ws_port": 0 if wanted.ws else None} | wanted.options),
+        store=wanted.directory / "broker.sqlite" if wanted.store else None,
     )
+    check: Authenticate = authenticate_slowly() if wanted.slow_passwords else authenticate
+    rights: Rights = Topics()
     if wanted.anyone:
-        return EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), lambda _: None)
-    check = authenticate_slowly() if wanted.slow_passwords else authenticate
-    return EmbeddedBroker(options, check, Topics(), lambda _: None)
+        check, rights = let_everybody_in, EverybodyMayDoEverything()
+    async with EmbeddedBroker(options, check, rights, lambda _: None) as ours:
+        yield ours
 
 
 def authenticate_slowly() -> Authenticate:
@@ -82,16 +94,15 @@ def authenticate_slowly() -> Authenticate:
 
 
 async def _serve(wanted: Wanted, pipe: Connection) -> None:
-    broker = make(wanted)
-    await broker.start()
-    pipe.send({name: server.instance.sockets[0].getsockname()[1] for name, server in broker._servers.items()})
-    asked = asyncio.Event()
-    asyncio.get_running_loop().add_reader(pipe.fileno(), asked.set)
-    await asked.wait()
-    asyncio.get_running_loop().remove_reader(pipe.fileno())
-    await broker.shutdown()
-    pipe.send("shut down")
-    await asyncio.get_running_loop().create_future()  # what it left open stays open
+    async with listening(wanted) as broker:
+        pipe.send({name: server.instance.sockets[0].getsockname()[1] for name, server in broker._servers.items()})
+        asked = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), asked.set)
+        await asked.wait()
+        asyncio.get_running_loop().remove_reader(pipe.fileno())
+        await broker.shutdown()
+        pipe.send("shut down")
+        await asyncio.get_running_loop().create_future()  # what it left open stays open
 
 
 def _main(wanted: Wanted, pipe: Connection) -> None:
@@ -99,6 +110,10 @@ def _main(wanted: Wanted, pipe: Connection) -> None:
     warnings.simplefilter("ignore")
     with suppress(KeyboardInterrupt):
         asyncio.run(_serve(wanted, pipe))
+
+
+class DidNotStart(Exception):
+    """The broker under test; what it says stands on standard error."""
 
 
 class BrokerProcess:
@@ -129,13 +144,19 @@ class BrokerProcess:
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._process.start)
         self._theirs.close()
-        self._ports = await self._answer(START_WITHIN_S)
+        try:
+            self._ports = await self._answer(START_WITHIN_S)
+        except (EOFError, TimeoutError) as error:
+            raise DidNotStart from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.kill()
+        self._pipe.close()
+
+    async def kill(self) -> None:
         self._process.kill()
         await asyncio.to_thread(self._process.join)
-        self._pipe.close()
 
     async def shutdown(self) -> None:
         """Have it shut down; its process stays. Raises TimeoutError."""

@@ -37,6 +37,7 @@ def stock_broker(
     *,
     anyone: bool,
     ws: bool,
+    store: bool,
     max_connections: int,
     slow_passwords: bool,
     publish_acl: bool,
@@ -50,6 +51,9 @@ def stock_broker(
         listeners["websocket"] = ListenerConfig(type=ListenerType.WS, bind="127.0.0.1:0")
     if anyone:
         everybody: dict[str, Any] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+        if store:
+            file = str(directory / "amqtt.db")
+            everybody["amqtt.contrib.persistence.SessionDBPlugin"] = {"file": file, "clear_on_shutdown": False}
         return Broker(BrokerConfig(listeners=listeners, plugins=everybody))
     topic_check: dict[str, Any] = {
         "enabled": True,

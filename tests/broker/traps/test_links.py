@@ -50,7 +50,8 @@ async def test_after_a_take_over_the_stored_session_is_connected(place):
     assert [payload for _, payload, _, _ in await place.heard(new)] == [b"go"]
 
 
-async def test_acknowledged_messages_are_delivered_while_others_subscribe(place):
+async def test_acknowledged_messages_are_delivered_while_others_subscribe(start_broker):
+    place = await start_broker(max_subscriptions=200)
     await place.hub("fh/v1/#", client_id="hub-first", qos=0)
     hub = await place.hub("fh/v1/+/feeders/+/events", qos=0)
     busy = await place.hub(client_id="hub-busy")

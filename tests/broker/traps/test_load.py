@@ -15,6 +15,12 @@ MB = 1_000_000
 ROUNDS = 4
 
 
+@pytest.fixture
+async def open_place(start_broker):
+    """An open broker that takes as many filters and retained messages as the tests have for it."""
+    return await start_broker(anyone=True, max_subscriptions=1_000, max_retained_messages=10_000)
+
+
 async def best_s(measured):
     """Seconds of the fastest of a few rounds."""
     best = float("inf")
@@ -54,7 +60,7 @@ async def test_a_subscriber_that_stalls_takes_bounded_memory(start_broker, qos):
 
 
 async def test_a_subscriber_that_acknowledges_nothing_has_few_messages_in_flight(start_broker):
-    place = await start_broker(in_flight=20)
+    place = await start_broker(max_in_flight=20)
     hub, site = await place.hub(), await place.client("pond7")
     await site.subscribe(COMMANDS)
     for number in range(100):
@@ -64,7 +70,7 @@ async def test_a_subscriber_that_acknowledges_nothing_has_few_messages_in_flight
 
 
 async def test_the_queue_of_a_client_that_is_away_is_bounded(start_broker):
-    place = await start_broker(max_queued_messages=50, in_flight=10)
+    place = await start_broker(max_queued_messages=50, max_in_flight=10)
     site = await place.client("pond7", clean_session=False)
     await site.subscribe(COMMANDS)
     site.send(Disconnect())
