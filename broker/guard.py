@@ -42,6 +42,14 @@ class Rights(Protocol):
     def may_receive(self, identity: Identity, topic: str) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class TopicLimits:
+    """How long a topic or a filter may be, in characters, and how many levels it may have."""
+
+    length: int = 512
+    levels: int = 32
+
+
 RefusedKind = Literal["connection", "connect", "will", "publish", "subscribe", "receive"]
 
 
@@ -101,6 +109,7 @@ class Guard:
         counters: Counter[str],
         throttle: LoginThrottle,
         max_connections_per_user: int,
+        topic_limits: TopicLimits,
     ) -> None:
         self._authenticate = authenticate
         self._rights = rights
@@ -108,6 +117,8 @@ class Guard:
         self._counters = counters
         self._throttle = throttle
         self._max_connections_per_user = max_connections_per_user
+        self._max_topic_length = topic_limits.length
+        self._max_slashes = topic_limits.levels - 1
         self._connected: defaultdict[str, Counter[str]] = defaultdict(Counter)  # user -> client id -> connections
 
     async def admit(self, connect: Connect, address: str) -> Client:
@@ -132,9 +143,10 @@ class Guard:
                 IDENTIFIER_REJECTED, Refusal("connect", identity.name, client_id, None, reason, address)
             )
         client = Client(acting, client_id, address)
-        if connect.will is not None and not self._publishes(client, connect.will.topic, connect.will.retain):
-            refusal = Refusal("will", identity.name, client_id, connect.will.topic, "foreign-will", address)
-            raise self._refused(NOT_AUTHORIZED, refusal)
+        will = connect.will
+        if will is not None and not (self._fits(will.topic) and self._publishes(client, will.topic, will.retain)):
+            reason = "foreign-will" if self._fits(will.topic) else "topic-too-long"
+            raise self._refused(NOT_AUTHORIZED, Refusal("will", identity.name, client_id, will.topic, reason, address))
         self._take_a_place(client)
         return client
 
@@ -212,9 +224,13 @@ class Guard:
 
     def may_publish(self, client: Client, topic: str, retain: bool) -> bool:
         """Whether a PUBLISH goes on; one that does not is acknowledged all the same [MQTT-3.3.5-2]."""
+        if not self._fits(topic):
+            return self._refuse_topic("publish", client, topic, "topic-too-long")
         return self._publishes(client, topic, retain) or self._refuse_topic("publish", client, topic, "foreign-publish")
 
     def may_subscribe(self, client: Client, topic_filter: str) -> bool:
+        if not self._fits(topic_filter):
+            return self._refuse_topic("subscribe", client, topic_filter, "topic-too-long")
         return self._rights.may_subscribe(client.identity, topic_filter) or self._refuse_topic(
             "subscribe", client, topic_filter, "foreign-subscribe"
         )
@@ -233,6 +249,9 @@ class Guard:
     def _refused(self, code: int, refusal: Refusal) -> NotAdmitted:
         self.refuse(refusal)
         return NotAdmitted(code, refusal.reason)
+
+    def _fits(self, topic: str) -> bool:
+        return len(topic) <= self._max_topic_length and topic.count("/") <= self._max_slashes
 
     def _publishes(self, client: Client, topic: str, retain: bool) -> bool:
         # Topics beginning with '$' are the broker's own, whatever the table says: section 4.7.2.

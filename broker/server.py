@@ -22,7 +22,7 @@ from amqtt.events import BrokerEvents
 
 from broker.connection import Bounds, Connection, Traffic
 from broker.exchange import Exchange, RetainedLimits
-from broker.guard import Authenticate, Client, Guard, Refusal, Rights
+from broker.guard import Authenticate, Client, Guard, Refusal, Rights, TopicLimits
 from broker.journal import Journal
 from broker.link import EmbeddedLink
 from broker.plugins import PluginHost
@@ -58,6 +58,8 @@ class BrokerOptions:
     store: the file for what survives a restart; None keeps nothing.
     max_messages_per_s: PUBLISH packets taken from one connection, over some time; one that sends more is read
         more slowly. 0 for no limit.
+    max_topic_length, max_topic_levels: of a topic or a filter, in characters and in levels between slashes; what is
+        longer is refused like a topic that is somebody else's.
     max_in_flight: QoS 1 and 2 messages sent to one client and not yet acknowledged.
     max_queued_messages, max_queued_bytes: what waits for one client beyond those, in messages and payload
         bytes. When it is too much the oldest of QoS 0 go first; then the session is ended, so that the client
@@ -83,6 +85,8 @@ class BrokerOptions:
     max_login_pause_s: float = LONGEST_NETWORK_PAUSE_S
     store: Path | None = None
     max_messages_per_s: int = 0
+    max_topic_length: int = 512
+    max_topic_levels: int = 32
     max_in_flight: int = 20
     max_queued_messages: int = 1_000
     max_queued_bytes: int = 4 * 1024 * 1024
@@ -131,7 +135,10 @@ class EmbeddedBroker(PluginHost):
         self._counts: Counter[str] = Counter()
         self._traffic = Traffic()
         throttle = LoginThrottle(options.connect_timeout_s / 2, options.max_login_pause_s)
-        self._guard = Guard(authenticate, rights, record, self._counts, throttle, options.max_connections_per_user)
+        topic_limits = TopicLimits(options.max_topic_length, options.max_topic_levels)
+        self._guard = Guard(
+            authenticate, rights, record, self._counts, throttle, options.max_connections_per_user, topic_limits
+        )
         self._bounds = Bounds(
             connect_timeout_s=options.connect_timeout_s,
             packet_bytes=options.max_packet_bytes,

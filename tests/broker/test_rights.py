@@ -115,3 +115,15 @@ async def test_a_stored_queue_is_for_its_own_identity_only(place):
     hub = await place.socket()
     assert (await hub.connect("hub", client_id="hub-1", clean_session=False)).session_present
     assert await hub.messages() == [(HEARTBEAT, b"for the hub", 1, False)]
+
+
+@pytest.mark.parametrize("topic", ["fh/v1/pond7/" + "x" * 600, "fh/v1/pond7" + "/x" * 40])
+async def test_a_topic_that_is_too_long_or_too_deep_is_refused_like_a_foreign_one(place, topic):
+    hub = await place.client("hub")
+    assert await hub.subscribe(topic, "fh/v1/#") == (0x80, 1)
+    site = await place.client("pond7")
+    await site.publish(topic)
+    assert await hub.messages() == []
+    peer = await place.socket()
+    assert (await peer.connect("pond8", will=Will(topic, b"x"))).code == 5
+    assert [refusal.reason for refusal in place.refusals] == ["topic-too-long"] * 3
