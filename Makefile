@@ -11,8 +11,9 @@ UV_STAMP   := $(VENV)/.uv-$(UV_VERSION)
 ENV_STAMP  := $(VENV)/.installed
 
 # Programs the tests run beside the hub, and the Debian packages they come from.
-PROGRAMS   := mosquitto mosquitto_pub mosquitto_sub redis-server
-PACKAGES   := mosquitto mosquitto-clients redis-server
+PROGRAMS   := mosquitto mosquitto_pub mosquitto_sub redis-server node npm
+PACKAGES   := mosquitto mosquitto-clients redis-server nodejs npm
+MQTT_JS    := tests/interop/node_modules
 
 # Debian keeps servers in /usr/sbin, which is not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -21,7 +22,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 AS_ROOT     = $(shell if [ "$$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo sudo env; else echo no; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test check format bench lock programs clean
+.PHONY: help env run test check format bench lock programs packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +54,7 @@ lock: $(UV_STAMP) ## compile requirements.lock anew (ARGS=--upgrade)
 		--custom-compile-command "make lock" $(ARGS)
 
 clean: ## remove the environment and the caches; the data directory stays
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(MQTT_JS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --no-build-isolation: the build backend is in the lock; nothing unlocked is fetched.
@@ -75,7 +76,13 @@ $(UV_STAMP):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
-programs: # what the tests run beside the hub, installed where that is allowed
+programs: $(MQTT_JS)
+
+$(MQTT_JS): tests/interop/package-lock.json | packages
+	@if command -v npm >/dev/null; then \
+		npm ci --prefix $(@D) --cache $(CURDIR)/$(VENV)/.npm --no-audit --no-fund --silent && touch $@; fi
+
+packages: # what the tests run beside the hub, installed where that is allowed
 	@missing=""; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	[ -n "$$missing" ] || exit 0; \
 	if [ "$(AS_ROOT)" != no ] && command -v apt-get >/dev/null; then \
