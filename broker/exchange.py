@@ -229,7 +229,7 @@ class Exchange:
             return
         held, limits = self._retained.held_by(owner), self._retained_limits
         if held.messages > limits.messages or held.payload_bytes > limits.payload_bytes:
-            self._counters["refused_too-much-retained"] += 1
+            self._guard.refuse(Refusal("publish", owner, None, topic, "too-much-retained", "unknown"))
             self._clear_retained(topic)  # none is better than the one before, which is not true any more
         elif self._journal is not None:
             self._journal.retain(message, owner)
