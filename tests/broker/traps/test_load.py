@@ -12,13 +12,9 @@ from hub.protocol.packets import Connect, Disconnect, Publish, Subscribe
 
 COMMANDS = "fh/v1/pond7/commands"
 MB = 1_000_000
-ROUNDS = 4
-
-
-@pytest.fixture
-async def open_place(start_broker):
-    """An open broker that takes as many filters and retained messages as the tests have for it."""
-    return await start_broker(anyone=True, max_subscriptions=1_000, max_retained_messages=10_000)
+ROUNDS = 5
+MANY = 8
+"""Times as slow as alone: ours is about once, on a busy machine a few times; the stock broker is 25 to 600 times."""
 
 
 async def best_s(measured):
@@ -104,7 +100,7 @@ async def test_idle_filters_do_not_slow_a_publish_down(open_place):
 
     alone_s = await best_s(publish)
     await idle_filters(open_place, 4000)
-    assert await best_s(publish) < 3 * alone_s
+    assert await best_s(publish) < MANY * alone_s
 
 
 async def test_retained_messages_do_not_slow_a_subscribe_down(open_place):
@@ -117,7 +113,7 @@ async def test_retained_messages_do_not_slow_a_subscribe_down(open_place):
 
     alone_s = await best_s(subscribe)
     await retained_topics(open_place, 2000)
-    assert await best_s(subscribe) < 3 * alone_s
+    assert await best_s(subscribe) < MANY * alone_s
 
 
 async def test_filters_and_retained_messages_of_others_do_not_slow_a_connect_down(open_place):
@@ -128,22 +124,23 @@ async def test_filters_and_retained_messages_of_others_do_not_slow_a_connect_dow
     alone_s = await best_s(connect)
     await retained_topics(open_place, 500)
     await idle_filters(open_place, 500)
-    assert await best_s(connect) < 3 * alone_s
+    assert await best_s(connect) < MANY * alone_s
 
 
-async def test_filters_and_retained_messages_do_not_stop_others_while_a_client_connects(open_place):
+async def test_filters_and_retained_messages_do_not_stop_others_while_clients_connect(open_place):
     other = await open_place.client("other")
 
-    async def ping_beside_a_connect(number):
-        newcomer = await open_place.socket()
-        newcomer.send(Connect(f"new{number}"))
-        await newcomer.receive()
-        await other.so_far()
+    async def ping_beside_connects(number):
+        for n in range(3):
+            newcomer = await open_place.socket()
+            newcomer.send(Connect(f"new{number}-{n}"))
+            await newcomer.receive()
+            await other.so_far()
 
-    alone_s = await best_s(ping_beside_a_connect)
-    await retained_topics(open_place, 600)
-    await idle_filters(open_place, 600)
-    assert await best_s(ping_beside_a_connect) < 5 * alone_s
+    alone_s = await best_s(ping_beside_connects)
+    await retained_topics(open_place, 500)
+    await idle_filters(open_place, 500)
+    assert await best_s(ping_beside_connects) < MANY * alone_s
 
 
 async def test_passwords_that_are_slow_to_check_do_not_stop_others(start_broker):
