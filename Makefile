@@ -22,7 +22,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 AS_ROOT     = $(shell if [ "$$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo sudo env; else echo no; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test check format bench lock programs packages clean
+.PHONY: help env run test check format bench soak lock programs packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +45,11 @@ format: env ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: env ## measure, side by side (ARGS=...)
+bench: env programs ## measure, side by side (ARGS="broker --rounds 3")
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+soak: env ## a thousand clients that come and go (ARGS="--minutes 1 --kill")
+	@exec $(BIN)/python -m benchmarks.soak $(ARGS)
 
 lock: $(UV_STAMP) ## compile requirements.lock anew (ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --output-file requirements.lock --quiet --universal --python-version 3.11 \

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import trustme
-
+from benchmarks.mqtt import HOST
 from benchmarks.processes import ROOT, Child, ChildFailed
 
-HOST: Final = "127.0.0.1"
 READY_WITHIN_S: Final = 20.0
 _LOOK_EVERY_S: Final = 0.02
 # Its limits of 20 messages in flight and 1,000 that wait are as they come: a window of 100 does not fill them.
@@ -46,25 +44,6 @@ class Server:
         if port is None:
             raise ChildFailed(f"the broker does not say its {name}")
         return port
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """Files in PEM: a server's certificate and key for `HOST`, and the authority that signed it."""
-
-    chain: Path
-    key: Path
-    authority: Path
-
-
-def make_certificate(directory: Path) -> Certificate:
-    authority = trustme.CA()
-    issued = authority.issue_cert(HOST)
-    found = Certificate(directory / "chain.pem", directory / "key.pem", directory / "authority.pem")
-    found.chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
-    found.key.write_bytes(issued.private_key_pem.bytes())
-    authority.cert_pem.write_to_path(str(found.authority))
-    return found
 
 
 @asynccontextmanager

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.broker.certificate import Certificate
 from benchmarks.broker.crowd import CrowdOrder
 from benchmarks.load import Measured
 from benchmarks.processes import Child, module
 from benchmarks.rounds import Case, Meter, Round
-from benchmarks.servers import READY_WITHIN_S, Certificate, Server, bare_broker, mosquitto
+from benchmarks.servers import READY_WITHIN_S, Server, bare_broker, mosquitto
 
 MOSQUITTO: Final = "mosquitto"
 OURS: Final = "Feeder Hub"

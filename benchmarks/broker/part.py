@@ -16,12 +16,13 @@ from benchmarks.broker.cases import (
     request_from_hub_place,
     request_over_mosquitto,
 )
+from benchmarks.broker.certificate import Certificate, make_certificate
 from benchmarks.broker.flow import FlowOrder
 from benchmarks.broker.targets import CONNECTIONS, FLOWS, REQUESTS
 from benchmarks.changes.change import ChangeOrder
 from benchmarks.processes import Child, module
 from benchmarks.rounds import Case, Round, Step
-from benchmarks.servers import Certificate, Server, bare_broker, make_certificate, mosquitto
+from benchmarks.servers import Server, bare_broker, mosquitto
 
 NAME: Final = "broker"
 _CONCURRENCY: Final = 16

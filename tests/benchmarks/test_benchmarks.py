@@ -1,35 +1,101 @@
 """The benchmark itself: that it runs from end to end, and says so when an answer is wrong."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.broker.cases import BESIDE_IDLE, DOORS, MOSQUITTO, OURS
+from benchmarks.broker.targets import CONNECTIONS, FLOWS, REQUESTS, Target, targets
 from benchmarks.changes.change import changes, config, is_confirmed
 from benchmarks.changes.layers import REST, layer_of
+from benchmarks.changes.part import comparisons
+from benchmarks.load import Measured
+from benchmarks.report import Median, medians
+from benchmarks.rounds import Round
+from tests.benchmarks.conftest import run_module
 
-ROOT = Path(__file__).parent.parent.parent
 
-
-def test_every_case_runs_end_to_end_without_an_error(tmp_path: Path) -> None:
+def measured(tmp_path: Path, part: str, *arguments: str) -> dict:
+    """The figures of one part, measured as shortly as can be."""
     figures = tmp_path / "figures.json"
-    ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--seconds", "0.2", "--rounds", "1", "--feeders", "4", "--json", figures],
-        cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    quickly = ("--seconds", "0.2", "--rounds", "1", "--json", str(figures))
+    ended = run_module("benchmarks", part, *quickly, *arguments, tmp_path=tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    measured = json.loads(figures.read_text())
-    assert [(one["concurrency"], one["case"]) for one in measured["medians"]] == [
-        (concurrency, case) for concurrency in (1, 16, 64) for case in ("bare PUT", "raw MQTT", "PUT config")
-    ]
-    assert all(one["per_second"] > 0 and one["errors"] == 0 for one in measured["medians"])
-    assert len(measured["ratios"]) == 9
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"], "something was left behind"
+    return json.loads(figures.read_text())[part]
+
+
+def test_every_case_of_a_change_runs_end_to_end_without_an_error(tmp_path: Path):
+    found = measured(tmp_path, "changes", "--feeders", "4", "--concurrency", "1,16")
+    assert [(one["what"], one["case"]) for one in found["medians"]] == [
+        (what, case) for what in ("1 at once", "16 at once") for case in ("bare PUT", "raw MQTT", "PUT config")
+    ]
+    assert all(one["per_second"] > 0 and one["errors"] == 0 for one in found["medians"])
+    assert len(found["compared"]) == 6
+
+
+def test_every_case_of_the_broker_runs_end_to_end_without_an_error(tmp_path: Path, needs_program):
+    needs_program("mosquitto")
+    found = measured(tmp_path, "broker", "--clients", "20")
+    assert [(one["what"], one["case"]) for one in found["medians"]] == [
+        *((what, case) for what in FLOWS for case in (MOSQUITTO, OURS, BESIDE_IDLE)),
+        *((CONNECTIONS, door.case) for door in DOORS),
+        (REQUESTS, MOSQUITTO),
+        (REQUESTS, OURS),
+    ]
+    assert all(one["per_second"] > 0 and one["errors"] == 0 for one in found["medians"])
+    assert all(one["measured"] is not None for one in found["compared"])
+
+
+def a_round(number: int, case: str, count: int, **fields) -> Round:
+    figures = {"p50_ms": None, "p99_ms": None, "cpu_share": 0.1, "errors": 0, "first_error": None} | fields
+    return Round(number, "what", case, Measured(count=count, seconds=1.0, **figures), server_cpu_s=None)
+
+
+def test_medians_are_those_of_the_rounds_without_the_warm_up():
+    found = medians([a_round(n, "case", count) for n, count in enumerate((1, 500, 100, 300))])
+    assert [(one.per_second, one.p50_ms, one.server_cpu_us) for one in found] == [(300, None, None)]
+
+
+@pytest.mark.parametrize(("share", "doubtful"), [(None, False), (0.5, False), (0.95, True)])
+def test_a_figure_is_a_lower_bound_if_its_generator_was_busy(share, doubtful):
+    [found] = medians([a_round(1, "case", 100, cpu_share=share)])
+    assert found.is_lower_bound is doubtful
+
+
+def test_each_case_is_compared_with_those_before_it():
+    found = medians([a_round(1, case, count) for case, count in (("a", 100), ("b", 50), ("c", 200))])
+    assert [(one["of"], one["to"], one["ratio"]) for one in comparisons(found)] == [
+        ("b", "a", 0.5),
+        ("c", "a", 2.0),
+        ("c", "b", 4.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figure", "at_most", "verdict"),
+    [
+        (0.4, False, "MISSED"),
+        (0.5, False, "must met"),
+        (1.0, False, "aim met"),
+        (None, False, "not measured"),
+        (0.4, True, "aim met"),
+        (1.0, True, "must met"),
+    ],
+)
+def test_a_target_says_how_far_it_is_met(figure, at_most, verdict):
+    must, aim = (1.0, 0.5) if at_most else (0.5, 1.0)
+    assert Target("title", figure, must, aim, at_most=at_most).verdict == verdict
+
+
+def test_targets_are_ratios_of_the_same_thing():
+    def of(what: str, case: str, per_second: float) -> Median:
+        return Median(what, case, per_second, None, None, None, 9.5, 0.1, errors=0)
+
+    speeds = {MOSQUITTO: 100.0, OURS: 60.0, BESIDE_IDLE: 54.0}
+    found = [of(what, case, speed) for what in (*FLOWS, CONNECTIONS, REQUESTS) for case, speed in speeds.items()]
+    assert [one.measured for one in targets(found)] == [0.6, 0.6, 0.9, 0.9, 60.0, 9.5, 0.6]
 
 
 def test_workers_never_share_a_feeder_while_there_are_enough() -> None:
