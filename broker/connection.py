@@ -149,8 +149,9 @@ class Connection:
         except NotAdmitted as refused:
             self.send(Connack(code=refused.code))
             self.end("refused", gently=True)
-        except UnacceptableProtocol as version:  # [MQTT-3.1.2-2]
-            self.send(Connack(code=_UNACCEPTABLE_PROTOCOL))
+        except UnacceptableProtocol as version:
+            if self._subscriber is None:  # [MQTT-3.1.2-2]; a second CONNECT is answered by nothing [MQTT-3.1.0-2]
+                self.send(Connack(code=_UNACCEPTABLE_PROTOCOL))
             self._turn_away("unacceptable-protocol", version)
         except PacketTooLarge as too_large:
             self._turn_away("packet-too-large", too_large)

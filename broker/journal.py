@@ -167,11 +167,14 @@ class Journal:
             retain=message.retain,
         )
 
-    def release_message(self, number: int, client_id: str, packet_id: int) -> None:
-        """A QoS 2 message has arrived; what is left is to say so."""
-        self._touch().messages[number] = MessageRow(
+    def release_message(self, number: int, client_id: str, packet_id: int) -> int:
+        """A QoS 2 message has arrived; what is left is to say so. It is the last in order now: its new number."""
+        self.remove_message(number)
+        self._last_message += 1
+        self._touch().messages[self._last_message] = MessageRow(
             client_id, packet_id, released=True, topic="", payload=b"", qos=2, retain=False
         )
+        return self._last_message
 
     def remove_message(self, number: int) -> None:
         """A message is delivered, or nobody's any more."""

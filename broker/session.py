@@ -73,7 +73,7 @@ class Session:
         self.limits = limits
         self._journal = journal
         self._last_id = 0
-        self._in_flight: dict[int, _Kept | _Released] = {}  # in the order sent
+        self._in_flight: dict[int, _Kept | _Released] = {}  # in the order sent, released ones as their PUBRECs came
         self._queue: deque[_Kept] | None = None  # made when needed: an empty deque takes 600 bytes
         self._waiting_qos_0: deque[Publish] | None = None
         self._queued_bytes = 0
@@ -228,9 +228,13 @@ class Session:
         self._expect(packet_id, 2, "PUBREC")
         kept = self._in_flight.get(packet_id)
         if isinstance(kept, _Kept):
-            self._in_flight[packet_id] = _Released(kept.number)
+            del self._in_flight[
+                packet_id
+            ]  # releases go in the order of the PUBRECs, also when they are sent again: section 4.6
+            number = kept.number
             if self._journal is not None:
-                self._journal.release_message(kept.number, self._client_id, packet_id)
+                number = self._journal.release_message(number, self._client_id, packet_id)
+            self._in_flight[packet_id] = _Released(number)
         return Pubrel(packet_id)
 
     def pubcomp(self, packet_id: int) -> None:

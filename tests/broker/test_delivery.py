@@ -147,8 +147,8 @@ async def test_a_stored_session_gets_what_it_missed_and_what_it_did_not_acknowle
     assert (await back.connect("pond7", clean_session=False)).session_present
     assert [await back.receive() for _ in range(4)] == [
         Publish(COMMANDS, b"one", 1, dup=True, packet_id=one.packet_id),  # [MQTT-4.4.0-1] [MQTT-3.3.1-1]
-        Pubrel(two.packet_id),
         Publish(COMMANDS, b"three", 2, dup=True, packet_id=three.packet_id),
+        Pubrel(two.packet_id),  # in the order of the PUBRECs, which come after each PUBLISH
         Publish(COMMANDS, b"four", 1, packet_id=three.packet_id + 1),
     ]
 

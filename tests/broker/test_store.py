@@ -67,8 +67,8 @@ async def test_a_stored_session_survives_with_its_subscriptions_and_what_waits_f
     assert (await back.connect("pond7", clean_session=False)).session_present
     assert [await back.receive() for _ in range(4)] == [
         Publish(COMMANDS, b"one", 1, dup=True, packet_id=one.packet_id),
-        Pubrel(two.packet_id),
         Publish(COMMANDS, b"three", 2, dup=True, packet_id=three.packet_id),
+        Pubrel(two.packet_id),  # in the order of the PUBRECs, which come after each PUBLISH
         Publish(COMMANDS, b"four", 1, packet_id=1),  # an id that no message in flight has
     ]
     hub = await again.hub()

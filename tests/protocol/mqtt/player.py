@@ -118,4 +118,6 @@ class Player:
     def _told(self, step: Step, wire: Wire, came: bytes, what: Bytes) -> str:
         wanted = " ".join(part.hex(" ") if isinstance(part, bytes) else f"${part.name}" for part in what)
         told = (came + wire.unread).hex(" ")
-        return f"{step.line}\nwanted: {wanted[:600] or 'the end'}\ncame:   {told[:600] or 'the end'}\nids:    {self._ids}"
+        return (
+            f"{step.line}\nwanted: {wanted[:600] or 'the end'}\ncame:   {told[:600] or 'the end'}\nids:    {self._ids}"
+        )
