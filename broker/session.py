@@ -228,9 +228,8 @@ class Session:
         self._expect(packet_id, 2, "PUBREC")
         kept = self._in_flight.get(packet_id)
         if isinstance(kept, _Kept):
-            del self._in_flight[
-                packet_id
-            ]  # releases go in the order of the PUBRECs, also when they are sent again: section 4.6
+            # Releases go in the order of the PUBRECs, also when they are sent again: section 4.6.
+            del self._in_flight[packet_id]
             number = kept.number
             if self._journal is not None:
                 number = self._journal.release_message(number, self._client_id, packet_id)
