@@ -27,11 +27,13 @@ import uvloop
 from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
-from broker.guard import Authenticate, Credentials, Refusal
+from broker.certificates import TlsFault, TlsFiles
+from broker.guard import NOT_AUTHORIZED, Authenticate, Credentials, NotAdmitted, Refusal
 from broker.link import EmbeddedLink
+from broker.listeners import ListenError
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.refusal_log import RefusalLog
-from broker.server import BrokerOptions, EmbeddedBroker, ListenError
+from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
 from config.settings import Settings, SettingsError, load
 from http_api.app import create_app
@@ -56,7 +58,7 @@ from hub.protocol.times import utc_now
 from hub.protocol.topics import Identity, Topics
 from hub.rejects import Rejects, excerpt
 from hub.rounds import Rounds
-from hub.sites import secret_matches
+from hub.sites import is_site, secret_matches
 from hub.store import Store
 from hub.stream import LiveStream
 from hub.tasks import Tasks
@@ -90,18 +92,19 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tls_files(settings)  # or it would be found out when all the rest stands
     data_dir = DataDir(settings.data_dir)
     with data_dir.alone(), http_socket(settings) as listening:
         async with contextlib.AsyncExitStack() as stack:
-            services, broker_url = await stack.enter_async_context(hub_parts(settings, data_dir))
+            services, broker_urls = await stack.enter_async_context(hub_parts(settings, data_dir))
             await stack.enter_async_context(http_server(services, listening))
             if with_demo:
                 secret_file = await demo.prepare(services.database, data_dir)
                 heartbeat_s = settings.liveness.heartbeat_s
                 await stack.enter_async_context(
-                    demo.desktop(broker_url, settings.mqtt.root, secret_file, data_dir, heartbeat_s)
+                    demo.desktop(broker_urls[0], settings.mqtt.root, secret_file, data_dir, heartbeat_s)
                 )
-            await say_hello(settings, services, listening, broker_url, with_demo=with_demo)
+            await say_hello(settings, services, listening, broker_urls, with_demo=with_demo)
             gc.collect()
             gc.freeze()  # what is there now stays; the collector need not look at it again
             await stop.wait()
@@ -118,8 +121,8 @@ def allow_many_connections() -> None:
 
 
 @contextlib.asynccontextmanager
-async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tuple[Services, str]]:
-    """Everything but HTTP; yields the services and the URL of the broker for desktops on this machine."""
+async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tuple[Services, list[str]]]:
+    """Everything but HTTP; yields the services and the URLs of the broker, that for the demo's desktop first."""
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database(database_url(settings, data_dir)))
         redis_url = settings.redis.url
@@ -152,9 +155,9 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation))
         if broker is not None:  # a desktop is let in when the hub listens
             await listen(broker)
-        broker_url = url_of(broker, settings)
+        broker_urls = urls_of(broker, settings)
         if not await link.wait_connected(LINK_WITHIN_S):
-            log.warning("no MQTT broker yet; the hub goes on trying", url=broker_url, reason=link.last_fault)
+            log.warning("no MQTT broker yet; the hub goes on trying", url=broker_urls[0], reason=link.last_fault)
         yield (
             Services(
                 database=database,
@@ -168,7 +171,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),
             ),
-            broker_url,
+            broker_urls,
         )
 
 
@@ -197,21 +200,32 @@ async def embedded_broker(
             detail = f"{refusal.kind}: {refusal.reason}" + (f", {times} times" if times > 1 else "")
             tasks.start(rejects.keep(refusal.identity, "forbidden", detail, refusal.topic or ""), "keep refusal")
 
+    mqtt = settings.mqtt
     options = BrokerOptions(
-        host=bracketed(settings.mqtt.host),
-        port=settings.mqtt.port,
-        connect_timeout_s=settings.mqtt.connect_timeout_s,
-        max_packet_bytes=settings.mqtt.max_packet_bytes,
-        max_connections=settings.mqtt.max_connections,
-        max_connections_per_user=settings.mqtt.max_connections_per_user,
-        max_login_pause_s=settings.mqtt.max_login_pause_s,
-        max_messages_per_s=settings.mqtt.max_messages_per_s,
-        sys_interval_s=settings.mqtt.sys_interval_s,
+        host=bracketed(mqtt.host),
+        port=mqtt.port,
+        tls_host=None if mqtt.tls_host is None else bracketed(mqtt.tls_host),
+        tls_port=mqtt.tls_port,
+        ws_port=mqtt.ws_port,
+        wss_port=mqtt.wss_port,
+        tls=tls_files(settings),
+        ws_origins=mqtt.ws_origins,
+        connect_timeout_s=mqtt.connect_timeout_s,
+        max_connections=mqtt.max_connections,
+        max_connections_per_user=mqtt.max_connections_per_user,
+        max_connections_per_address=mqtt.max_connections_per_address,
+        max_unauthenticated=mqtt.max_unauthenticated,
+        max_login_pause_s=mqtt.max_login_pause_s,
+        max_packet_bytes=mqtt.max_packet_bytes,
+        max_messages_per_s=mqtt.max_messages_per_s,
+        sys_interval_s=mqtt.sys_interval_s,
         store=data_dir.path / "broker.db",
     )
     monitors = MonitorLogins(database)
     async with RefusalLog(tell) as refusals:
         broker = EmbeddedBroker(options, authenticate_with(database, monitors), topics, refusals.record)
+        if options.tls is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.reload_certificates)
         figures = BrokerFigures(lambda: broker.counters)
         try:
             async with broker.opened():
@@ -225,35 +239,70 @@ async def embedded_broker(
             raise CannotStart(str(error)) from error
 
 
+def tls_files(settings: Settings) -> TlsFiles | None:
+    """What the broker's TLS is made from, after a try. Raises CannotStart."""
+    mqtt = settings.mqtt
+    if mqtt.url is not None or mqtt.tls_certificate is None or mqtt.tls_key is None:
+        return None
+    files = TlsFiles(mqtt.tls_certificate, mqtt.tls_key, mqtt.tls_client_ca, mqtt.tls_client_certificates)
+    try:
+        files.context()
+    except TlsFault as fault:
+        name = f"tls_{fault.field}"
+        raise CannotStart(f"{fault}. Name another file: FEEDER_HUB_MQTT__{name.upper()} or mqtt.{name}.") from fault
+    return files
+
+
 async def listen(broker: EmbeddedBroker) -> None:
     """Let clients in. Raises CannotStart."""
     try:
         await broker.start()
     except ListenError as error:
-        raise CannotStart(f"{error}. Choose another port: --mqtt-port, FEEDER_HUB_MQTT__PORT or mqtt.port.") from error
+        flag = "--mqtt-port, " if error.option == "port" else ""
+        settings = f"{flag}FEEDER_HUB_MQTT__{error.option.upper()} or mqtt.{error.option}"
+        raise CannotStart(f"{error}. Choose another port: {settings}.") from error
 
 
-def url_of(broker: EmbeddedBroker | None, settings: Settings) -> str:
-    """Where desktops on this machine find the broker, embedded or not."""
+def urls_of(broker: EmbeddedBroker | None, settings: Settings) -> list[str]:
+    """Where the broker is found, embedded or not: first without TLS, from this machine."""
+    mqtt = settings.mqtt
     if broker is None:
-        assert settings.mqtt.url is not None
-        address = BrokerAddress.parse(settings.mqtt.url, HUB_USER, "")
-        return f"{'mqtts' if address.tls else 'mqtt'}://{bracketed(address.host)}:{address.port}"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.mqtt.host, settings.mqtt.host)  # noqa: S104
-    return f"mqtt://{bracketed(host)}:{broker.port}"
+        assert mqtt.url is not None
+        address = BrokerAddress.parse(mqtt.url, HUB_USER, "")
+        return [f"{'mqtts' if address.tls else 'mqtt'}://{bracketed(address.host)}:{address.port}"]
+    tls_host = mqtt.tls_host or mqtt.host
+    ways = (
+        ("mqtt", mqtt.host, broker.port),
+        ("mqtts", tls_host, broker.tls_port),
+        ("ws", mqtt.host, broker.ws_port),
+        ("wss", tls_host, broker.wss_port),
+    )
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    return [f"{way}://{bracketed(here.get(host, host))}:{port}" for way, host, port in ways if port is not None]
 
 
 def authenticate_with(database: Database, monitors: MonitorLogins) -> Authenticate:
-    """Whose credentials a client shows: a monitor's or a site's. The hub itself is inside, and needs none."""
+    """Whose credentials a client shows: a monitor's or a site's. The hub itself is inside, and needs none.
+
+    Who shows a certificate is the one it is for, and no other; a site needs no password then. One that is given is
+    the right one all the same.
+    """
 
     async def authenticate(shown: Credentials) -> Identity | None:
-        username, password = shown.username, shown.password
-        if username is None or password is None:
+        name, password = shown.username or shown.certificate_name, shown.password
+        if shown.certificate_name not in (None, name):
+            raise NotAdmitted(NOT_AUTHORIZED, "certificate-of-another")
+        if name is None or (password is None and shown.certificate_name is None):
             return None
-        if username.startswith(USER_PREFIX):
-            return await monitors.identify(username, password)
-        known = await database.read(lambda session: secret_matches(session, username, password))
-        return Identity("site", username) if known else None
+        if name.startswith(USER_PREFIX):
+            return None if password is None else await monitors.identify(name, password)
+        if password is None:
+            known = await database.read(lambda session: is_site(session, name))
+        else:
+            known = await database.read(lambda session: secret_matches(session, name, password))
+        if not known and shown.username is None:
+            raise NotAdmitted(NOT_AUTHORIZED, "certificate-of-no-site")
+        return Identity("site", name) if known else None
 
     return authenticate
 
@@ -335,7 +384,7 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
 
 
 async def say_hello(
-    settings: Settings, services: Services, listening: socket.socket, broker_url: str, *, with_demo: bool
+    settings: Settings, services: Services, listening: socket.socket, broker_urls: list[str], *, with_demo: bool
 ) -> None:
     """Where to look, and at the very first start the first administrator's token."""
     host, port = listening.getsockname()[:2]
@@ -343,7 +392,8 @@ async def say_hello(
     lines = [f"Feeder Hub {services.version} is running. Ctrl-C stops it.", ""]
     lines += [
         f"  HTTP   {base}/api/v1   (its document: {base}/api/v1/openapi.json)",
-        f"  MQTT   {broker_url}",
+        f"  MQTT   {broker_urls[0]}",
+        *(f"         {url}" for url in broker_urls[1:]),
     ]
     shown = "$TOKEN"
     if not await services.database.read(has_tokens):
@@ -425,8 +475,19 @@ def bare_broker(
     is_open: Annotated[bool, typer.Option("--open", help="Required: everybody may do everything.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; of this machine's loopback only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port for MQTT; 0 takes a free one.")] = 1883,
+    tls_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over TLS.  [default: none]")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate for TLS, a PEM file.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key, a PEM file.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Clients must show a certificate that this authority, a PEM file, signed.")
+    ] = None,
     ws_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over WebSocket.  [default: none]")
+    ] = None,
+    wss_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over WebSocket over TLS.  [default: none]")
     ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Keep sessions and retained messages in this file.  [default: in memory]")
@@ -440,10 +501,28 @@ def bare_broker(
         raise typer.BadParameter("the bare broker knows no users; say --open to let everybody in")
     if not is_loopback(host):
         raise typer.BadParameter(f"an open broker listens on loopback only (127.0.0.1, ::1), not on {host}")
+    tls = None
+    if tls_cert is not None and tls_key is not None:
+        tls = TlsFiles(tls_cert, tls_key, tls_client_ca, "none" if tls_client_ca is None else "required")
+    elif (tls_port, wss_port) != (None, None):
+        raise typer.BadParameter("--tls-port and --wss-port need --tls-cert and --tls-key")
     logs.configure("warning", "console")
-    options = replace(OPEN_OPTIONS, host=bracketed(host), port=port, ws_port=ws_port, store=store)
+    options = replace(
+        OPEN_OPTIONS,
+        host=bracketed(host),
+        port=port,
+        tls_port=tls_port,
+        ws_port=ws_port,
+        wss_port=wss_port,
+        tls=tls,
+        store=store,
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_bare_broker(options))
+
+
+BROKER_PORTS: Final = ("port", "tls_port", "ws_port", "wss_port")
+TLS_FLAGS: Final = {"certificate": "--tls-cert", "key": "--tls-key", "client_ca": "--tls-client-ca"}
 
 
 async def run_bare_broker(options: BrokerOptions) -> None:
@@ -452,14 +531,18 @@ async def run_bare_broker(options: BrokerOptions) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    broker = EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), record=lambda _: None)
     try:
+        broker = EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), record=lambda _: None)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.reload_certificates)
         async with broker:
-            typer.echo(json.dumps({"port": broker.port, "ws_port": broker.ws_port}))
+            typer.echo(json.dumps({name: getattr(broker, name) for name in BROKER_PORTS}))
             sys.stdout.flush()
             await stop.wait()
+    except TlsFault as fault:
+        raise CannotStart(f"{fault}. Name another file: {TLS_FLAGS[fault.field]}.") from fault
     except ListenError as error:
-        raise CannotStart(f"{error}. Choose another port.") from error
+        flag = "--" + error.option.replace("_", "-")
+        raise CannotStart(f"{error}. Choose another port: {flag}.") from error
     except StoreUnusable as error:
         raise CannotStart(f"{error}. Name another file: --store.") from error
 
@@ -487,18 +570,40 @@ def check_everything(
     place = DataDir(settings.data_dir)
     http, mqtt = settings.http, settings.mqtt
     if mqtt.url is None:
-        broker = checkup.port_check("MQTT port", mqtt.host, mqtt.port, "mqtt.port")
+        broker = embedded_broker_checks(settings)
     else:
         address = BrokerAddress.parse(mqtt.url, HUB_USER, place.hub_mqtt_secret())
-        broker = checkup.broker_check(address, f"{HUB_USER}-doctor")
+        broker = [checkup.broker_check(address, f"{HUB_USER}-doctor")]
     checks = (
         checkup.port_check("HTTP port", http.host, http.port, "http.port"),
-        broker,
+        *broker,
         checkup.redis_check(settings.redis.url),
         checkup.database_check(database_url(settings, place)),
         checkup.disk_check(place.path),
     )
     doctor.examine(checks, [(item.name, item.value) for item in settings.describe()], as_json=as_json)
+
+
+def embedded_broker_checks(settings: Settings) -> list[checkup.Check]:
+    """Its ports and its certificates."""
+    mqtt = settings.mqtt
+    tls_host = mqtt.tls_host or mqtt.host
+    ports = (
+        ("MQTT port", mqtt.host, mqtt.port, "mqtt.port"),
+        ("MQTT port with TLS", tls_host, mqtt.tls_port, "mqtt.tls_port"),
+        ("MQTT WebSocket port", mqtt.host, mqtt.ws_port, "mqtt.ws_port"),
+        ("MQTT WebSocket port with TLS", tls_host, mqtt.wss_port, "mqtt.wss_port"),
+    )
+    checks = [checkup.port_check(name, host, port, setting) for name, host, port, setting in ports if port is not None]
+
+    async def certificates_can_be_used() -> checkup.Finding:
+        try:
+            tls_files(settings)
+        except CannotStart as error:
+            return checkup.Finding("MQTT certificates", fine=False, text=str(error))
+        return checkup.Finding("MQTT certificates", fine=True, text=f"{mqtt.tls_certificate} can be used")
+
+    return checks if mqtt.tls_certificate is None else [*checks, certificates_can_be_used]
 
 
 def main() -> None:

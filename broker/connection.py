@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from broker.certificates import name_shown
 from broker.exchange import Exchange, Subscriber
 from broker.guard import Client, Guard, NotAdmitted, Refusal
 from broker.journal import Journal
 from broker.session import TooManyUnreleased
-from broker.sockets import Reader, Writer
+from broker.sockets import CLOSING_S, Reader, Writer
 from hub.protocol.packets import (
     Connack,
     Connect,
@@ -38,8 +39,6 @@ from hub.protocol.packets import (
     encode,
 )
 
-CLOSING_S: Final = 1.0
-"""Seconds that a peer has to take the last bytes of a connection that is being closed."""
 TURN_BYTES: Final = 256 * 1024
 """Bytes for one client in one turn of the loop; messages past it wait in its session."""
 _UNACCEPTABLE_PROTOCOL: Final = 0x01
@@ -49,7 +48,6 @@ _UNACCEPTABLE_PROTOCOL: Final = 0x01
 class Bounds:
     """What one connection may take.
 
-    connect_timeout_s: seconds from the first byte possible to an accepted CONNECT.
     packet_bytes: the longest packet read, with its header.
     buffered_bytes: bytes that wait for a peer that does not read. Messages for it wait in its session long
         before; it is acknowledgements and the like that are meant here, and past this the connection ends.
@@ -57,7 +55,6 @@ class Bounds:
         0 for no limit.
     """
 
-    connect_timeout_s: float = 5.0
     packet_bytes: int = 128 * 1024
     buffered_bytes: int = 4 * 1024 * 1024
     messages_per_s: int = 0
@@ -130,9 +127,10 @@ class Connection:
         client: Client | None = None
         try:
             try:
-                async with asyncio.timeout(self._bounds.connect_timeout_s):
+                async with asyncio.timeout_at(self._writer.entry.deadline_s):
                     connect, rest = await self._first_packet()
-                    client = await self._guard.admit(connect, self._address)
+                    certificate_name = name_shown(self._writer.get_ssl_info())
+                    client = await self._guard.admit(connect, self._address, certificate_name)
             except TimeoutError:
                 self._turn_away("connect-timeout")
                 return
@@ -204,6 +202,7 @@ class Connection:
         if connect.will is not None:
             self._exchange.keep_will(subscriber.client, connect.will)
         self._counters["connects"] += 1
+        self._writer.entry.accepted()
         self._writer.on_writable(self._continue)
         if connect.keep_alive:  # [MQTT-3.1.2-24]
             self._silence_s = 1.5 * connect.keep_alive

@@ -7,21 +7,26 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from broker.throttle import LoginThrottle, network_of
+from broker.addresses import network_of
+from broker.throttle import LoginThrottle
 from hub.protocol.packets import Connect
 from hub.protocol.topics import Identity
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client shows to prove who it is; None for what it does not show."""
+    """What a client shows to prove who it is; None for what it does not show.
+
+    certificate_name: whose certificate, believed by the broker, it has shown; "" is nobody's.
+    """
 
     username: str | None
     password: bytes | None
+    certificate_name: str | None = None
 
 
 Authenticate = Callable[[Credentials], Awaitable[Identity | None]]
-"""Returns whose credentials these are, or None if they are nobody's."""
+"""Returns whose credentials these are, or None if they are nobody's. May raise NotAdmitted with a reason of its own."""
 
 
 class Rights(Protocol):
@@ -87,6 +92,7 @@ class NotAdmitted(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+        self.reason = reason
 
 
 IDENTIFIER_REJECTED: Final = 0x02
@@ -121,14 +127,15 @@ class Guard:
         self._max_slashes = topic_limits.levels - 1
         self._connected: defaultdict[str, Counter[str]] = defaultdict(Counter)  # user -> client id -> connections
 
-    async def admit(self, connect: Connect, address: str) -> Client:
+    async def admit(self, connect: Connect, address: str, certificate_name: str | None = None) -> Client:
         """Who the client is, proven by its password, under a client id and with a will that are its own.
 
         Touches nothing of any session. It may wait for its turn. Whoever is admitted counts among the user's
         connections until `leave`. Raises NotAdmitted.
         """
         client_id = connect.client_id
-        identity = await self._identify(connect, address)
+        shown = Credentials(connect.username, connect.password, certificate_name)
+        identity = await self._identify(connect, shown, address)
         if not client_id and connect.clean_session:
             client_id = self._rights.assigned_client_id(identity, secrets.token_hex(10))  # [MQTT-3.1.3-6]
         # [MQTT-3.1.3-9]; an empty client id is nobody's own, so with a stored session it is refused [MQTT-3.1.3-8].
@@ -172,16 +179,16 @@ class Guard:
 
     # --- whose password it is ---------------------------------------------------------------------------------
 
-    async def _identify(self, connect: Connect, address: str) -> Identity:
-        if connect.username is None:  # it guesses at nothing, so there is nothing to slow down
-            identity, reason = await self._look(connect, address), "no-credentials"
+    async def _identify(self, connect: Connect, shown: Credentials, address: str) -> Identity:
+        if shown.username is None:  # it guesses at nothing, so there is nothing to slow down
+            identity, reason = await self._look(connect, shown, address), "no-credentials"
         else:
-            identity, reason = await self._look_in_turn(connect, connect.username, address), "bad-credentials"
+            identity, reason = await self._look_in_turn(connect, shown, shown.username, address), "bad-credentials"
         if identity is None:
             raise self._no_login(NOT_AUTHORIZED, reason, connect, address)
         return identity
 
-    async def _look_in_turn(self, connect: Connect, username: str, address: str) -> Identity | None:
+    async def _look_in_turn(self, connect: Connect, shown: Credentials, username: str, address: str) -> Identity | None:
         now_s = asyncio.get_running_loop().time
         login = self._throttle.ask(now_s(), network_of(address), username)
         if login is None:
@@ -189,7 +196,7 @@ class Guard:
         if login.wait_s:
             await self._wait(login.wait_s)
         try:
-            identity = await self._look(connect, address)
+            identity = await self._look(connect, shown, address)
         except NotAdmitted:
             self._throttle.unanswered(login)
             raise
@@ -207,9 +214,11 @@ class Guard:
         finally:
             self._counters["logins_waiting"] -= 1
 
-    async def _look(self, connect: Connect, address: str) -> Identity | None:
+    async def _look(self, connect: Connect, shown: Credentials, address: str) -> Identity | None:
         try:
-            return await self._authenticate(Credentials(connect.username, connect.password))
+            return await self._authenticate(shown)
+        except NotAdmitted as refused:
+            raise self._no_login(refused.code, refused.reason, connect, address) from refused
         except Exception as error:
             detail = f"{type(error).__name__}: {error}"
             raise self._no_login(SERVER_UNAVAILABLE, "authentication-failed", connect, address, detail) from error

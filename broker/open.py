@@ -4,13 +4,19 @@ from typing import Final
 
 from broker.guard import Credentials
 from broker.server import BrokerOptions
+from broker.websocket import ANY_ORIGIN
 from hub.protocol.topics import Identity
 
+MANY: Final = 100_000
 ANYONE: Final = Identity("anyone", "anyone")
 
 OPEN_OPTIONS: Final = BrokerOptions(
+    ws_origins=(ANY_ORIGIN,),
+    max_connections=MANY,
+    max_connections_per_address=MANY,
+    max_unauthenticated=MANY,
     max_packet_bytes=268_435_460,  # packets of any length that MQTT can express
-    max_connections_per_user=10_000,
+    max_connections_per_user=MANY,
     max_topic_length=65_535,
     max_topic_levels=65_536,
     max_queued_messages=10_000,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+from broker.addresses import network_of
 from broker.guard import Refusal
-from broker.throttle import network_of
 
 FIRST_FEW: Final = 5
 MAX_KINDS: Final = 100

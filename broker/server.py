@@ -4,13 +4,11 @@ amqtt's `Broker` is cut at `_client_connected`: its sessions, routing and backgr
 """
 
 import asyncio
-import logging
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,38 +18,42 @@ from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from amqtt.errors import BrokerError
 from amqtt.events import BrokerEvents
 
+from broker.addresses import address_of
+from broker.admission import Room
+from broker.certificates import TlsFiles
 from broker.connection import Bounds, Connection, Traffic
 from broker.exchange import Exchange, RetainedLimits
 from broker.guard import Authenticate, Client, Guard, Refusal, Rights, TopicLimits
 from broker.journal import Journal
 from broker.link import EmbeddedLink
+from broker.listeners import TCP, TLS, WS, WSS, Channel, Listeners, Terms
 from broker.plugins import PluginHost
 from broker.session import Limits
-from broker.sockets import HIGH_WATER_BYTES, Reader, Socket, Writer
+from broker.sockets import HIGH_WATER_BYTES
 from broker.store import Store, open_store
 from broker.sys_topics import SYS, SysClock
 from broker.throttle import LONGEST_NETWORK_PAUSE_S, LoginThrottle
-from broker.websocket import ANY_ORIGIN, NotOpened, WebSocket
 from hub.protocol.topics import Identity
-
-_log = logging.getLogger(__name__)
 
 SHUTDOWN_S: Final = 2.0
 """Seconds within which every connection is closed when the broker stops."""
-_BACKLOG: Final = 1024
-_MQTT, _WEBSOCKET = "default", "websocket"
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerOptions:
     """What the broker may be told.
 
-    host: address to listen on. port: TCP port for MQTT, 0 for any free one.
-    ws_port: TCP port for MQTT over WebSocket, 0 for any free one, None for none.
-    connect_timeout_s: seconds that a client has from its connection to its accepted CONNECT.
+    host: address that the ports without TLS are on. tls_host: that of the ports with TLS; None is `host`.
+    port, tls_port: TCP ports for MQTT, without TLS and with it. ws_port, wss_port: for MQTT over WebSocket.
+        0 is any free one, None is none.
+    tls: the certificates for `tls_port` and `wss_port`.
+    ws_origins: the pages whose scripts may connect by WebSocket, such as `https://farm.example`; "*" is every page.
+        Clients that are no browser name none, or the broker's own address, and may.
+    connect_timeout_s: seconds that a client has from its connection to its accepted CONNECT, handshakes included.
+    max_connections: network connections at one time. max_connections_per_address: those from one IPv4 address or
+        IPv6 /64. max_unauthenticated: those without an accepted CONNECT. More are closed at once.
     max_packet_bytes: the longest packet read. It leaves room for a payload that is too long for the
         contract, so that the hub sees it and can say so.
-    max_connections: network connections at one time; more are closed at once.
     max_connections_per_user: client ids of one user, a desktop's tools mostly, that are connected at one time.
     max_login_pause_s: the longest pause of an address whose logins fail, in which no other try is looked at;
         0 where all clients come from one address, as from a proxy.
@@ -77,12 +79,19 @@ class BrokerOptions:
 
     host: str = "127.0.0.1"
     port: int = 1883
+    tls_host: str | None = None
+    tls_port: int | None = None
     ws_port: int | None = None
+    wss_port: int | None = None
+    tls: TlsFiles | None = None
+    ws_origins: tuple[str, ...] = ()
     connect_timeout_s: float = 5.0
-    max_packet_bytes: int = 128 * 1024
     max_connections: int = 10_000
+    max_connections_per_address: int = 1_000
+    max_unauthenticated: int = 1_000
     max_connections_per_user: int = 10
     max_login_pause_s: float = LONGEST_NETWORK_PAUSE_S
+    max_packet_bytes: int = 128 * 1024
     store: Path | None = None
     max_messages_per_s: int = 0
     max_topic_length: int = 512
@@ -100,15 +109,30 @@ class BrokerOptions:
     sys_interval_s: float = 10.0
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def listeners(self) -> dict[str, ListenerConfig]:
+        """What amqtt is to listen on."""
+        tls_host = self.tls_host or self.host
+        wanted = {
+            TCP: (ListenerType.TCP, self.host, self.port),
+            TLS: (ListenerType.TCP, tls_host, self.tls_port),
+            WS: (ListenerType.WS, self.host, self.ws_port),
+            WSS: (ListenerType.WS, tls_host, self.wss_port),
+        }
+        return {
+            name: ListenerConfig(kind, f"{host}:{port}")
+            for name, (kind, host, port) in wanted.items()
+            if port is not None
+        }
 
-class ListenError(OSError):
-    """An address cannot be listened on. `listener` is "mqtt" or "websocket"; `errno` is the system's."""
-
-    def __init__(self, error: OSError, listener: str, host: str, port: int) -> None:
-        super().__init__(error.errno, f"cannot listen on {host}:{port} for {listener}: {error.strerror or error}")
-        self.listener = listener
-        self.host = host
-        self.port = port
+    def terms(self) -> Terms:
+        """What each listener asks of who comes."""
+        return Terms(
+            room=Room(self.max_connections, self.max_connections_per_address, self.max_unauthenticated),
+            tls=self.tls,
+            ws_origins=self.ws_origins,
+            connect_timeout_s=self.connect_timeout_s,
+            high_water_bytes=self.high_water_bytes,
+        )
 
 
 class EmbeddedBroker(PluginHost):
@@ -117,6 +141,7 @@ class EmbeddedBroker(PluginHost):
     authenticate: says whose credentials a client shows.
     rights: who may do what.
     record: called, and must not wait, with everything that is refused.
+    Raises TlsFault if the certificates cannot be used.
     """
 
     def __init__(
@@ -126,11 +151,7 @@ class EmbeddedBroker(PluginHost):
         rights: Rights,
         record: Callable[[Refusal], None],
     ) -> None:
-        listeners = {_MQTT: ListenerConfig(bind=f"{options.host}:{options.port}")}
-        if options.ws_port is not None:
-            bind = f"{options.host}:{options.ws_port}"
-            listeners[_WEBSOCKET] = ListenerConfig(type=ListenerType.WS, bind=bind)
-        super().__init__(BrokerConfig(listeners=listeners, plugins=dict(options.plugins)))
+        super().__init__(BrokerConfig(listeners=options.listeners(), plugins=dict(options.plugins)))
         self._options = options
         self._counts: Counter[str] = Counter()
         self._traffic = Traffic()
@@ -140,7 +161,6 @@ class EmbeddedBroker(PluginHost):
             authenticate, rights, record, self._counts, throttle, options.max_connections_per_user, topic_limits
         )
         self._bounds = Bounds(
-            connect_timeout_s=options.connect_timeout_s,
             packet_bytes=options.max_packet_bytes,
             buffered_bytes=options.max_buffered_bytes,
             messages_per_s=options.max_messages_per_s,
@@ -152,8 +172,8 @@ class EmbeddedBroker(PluginHost):
         self._store: Store | None = None
         self._open = AsyncExitStack()
         self._ports: dict[str, int] = {}
+        self._listeners = Listeners(options.terms(), self._guard, self._counts, self._serve)
         self._connections: dict[Connection, asyncio.Task[object]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def _new_exchange(self, journal: Journal | None) -> Exchange:
         options = self._options
@@ -172,18 +192,38 @@ class EmbeddedBroker(PluginHost):
     @property
     def port(self) -> int:
         """The TCP port for MQTT, the real one where 0 was asked for."""
-        return self._ports[_MQTT]
+        return self._ports[TCP]
+
+    @property
+    def tls_port(self) -> int | None:
+        """The TCP port for MQTT over TLS, if there is one."""
+        return self._ports.get(TLS)
 
     @property
     def ws_port(self) -> int | None:
         """The TCP port for MQTT over WebSocket, if there is one."""
-        return self._ports.get(_WEBSOCKET)
+        return self._ports.get(WS)
+
+    @property
+    def wss_port(self) -> int | None:
+        """The TCP port for MQTT over WebSocket over TLS, if there is one."""
+        return self._ports.get(WSS)
 
     @property
     def counters(self) -> Mapping[str, int]:
         """What happened since the start (`connects`, `refused_<reason>`, `ended_<reason>`), and what is."""
-        now = {**self._exchange.gauges(), "connections": len(self._connections)}
-        return {**self._counts, **asdict(self._traffic), **now}
+        return {
+            **self._counts,
+            **asdict(self._traffic),
+            **self._exchange.gauges(),
+            "connections": self._listeners.admission.connections,
+            "connections_unauthenticated": self._listeners.admission.unauthenticated,
+        }
+
+    def reload_certificates(self) -> None:
+        """Read them anew, for connections from now on. Bad ones are logged, and change nothing."""
+        if self._listeners.certificates is not None:
+            self._listeners.certificates.reload()
 
     async def disconnect_user(self, name: str) -> bool:
         """End every connection of an MQTT user, its will included; False if there is none."""
@@ -244,6 +284,7 @@ class EmbeddedBroker(PluginHost):
             self._ports[name] = next(iter(server.instance.sockets)).getsockname()[1]
         self.transitions.starting_success()
         self._sys.start()
+        self._listeners.is_open = True
         await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
 
     async def shutdown(self) -> None:
@@ -255,6 +296,7 @@ class EmbeddedBroker(PluginHost):
         self._sys.stop()
         for server in self._servers.values():
             server.instance.close()
+        opening = self._listeners.close()
         if self._store is not None:  # what waits for the disk is still to be acknowledged
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._store.flush(), SHUTDOWN_S)
@@ -262,14 +304,14 @@ class EmbeddedBroker(PluginHost):
             connection.end("shutdown", gently=True, with_will=False)
             if connection.user is None:  # it may wait for its turn to log in
                 task.cancel()
-        await self._all_closed()
+        await self._all_closed(opening)
         await self.plugins_manager.fire_event(BrokerEvents.POST_SHUTDOWN, wait=True)
         await self.plugins_manager.close()
         self.transitions.stopping_success()
 
-    async def _all_closed(self) -> None:
+    async def _all_closed(self, opening: set[asyncio.Task[None]]) -> None:
         listeners = (asyncio.ensure_future(server.instance.wait_closed()) for server in self._servers.values())
-        _, late = await asyncio.wait({*self._connections.values(), *listeners}, timeout=SHUTDOWN_S)
+        _, late = await asyncio.wait({*self._connections.values(), *opening, *listeners}, timeout=SHUTDOWN_S)
         for task in late:
             task.cancel()
         if late:
@@ -281,60 +323,23 @@ class EmbeddedBroker(PluginHost):
         listener_type: ListenerType,  # noqa: ARG002 - the name says it
         address: str | None,
         port: int,
-        ssl_context: ssl.SSLContext | None,
+        ssl_context: ssl.SSLContext | None,  # noqa: ARG002 - as the listeners have it
     ) -> asyncio.Server:
-        host = None if address is None else address.strip("[]")
-        opened = partial(self._opened, listener_name)
-        try:
-            return await self._loop.create_server(
-                partial(Socket, opened, self._options.high_water_bytes),
-                host,
-                port,
-                backlog=_BACKLOG,
-                reuse_address=True,
-                ssl=ssl_context,
-            )
-        except OSError as error:
-            name = "mqtt" if listener_name == _MQTT else listener_name
-            raise ListenError(error, name, host or "*", port) from error
+        return await self._listeners.listen(listener_name, None if address is None else address.strip("[]"), port)
 
-    def _opened(self, listener_name: str, socket: Socket) -> None:
-        self._counts["sockets"] += 1
-        task = self._loop.create_task(self._serve(listener_name, socket))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, listener_name: str, socket: Socket) -> None:
-        if listener_name == _MQTT:
-            await self._client_connected(listener_name, socket, socket)
-            return
-        websocket = WebSocket(socket, (ANY_ORIGIN,), self._options.max_packet_bytes)
-        try:
-            async with asyncio.timeout(self._options.connect_timeout_s):
-                await websocket.open()
-        except (NotOpened, TimeoutError, OSError, EOFError):
-            socket.finish()
-            return
-        await self._client_connected(listener_name, websocket, websocket)
+    async def _serve(self, listener_name: str, channel: Channel) -> None:
+        await self._client_connected(listener_name, channel, channel)
 
     async def _client_connected(self, listener_name: str, reader: ReaderAdapter, writer: WriterAdapter) -> None:
         """Serve one connection to its end. This is where amqtt's part ends."""
-        if not (isinstance(reader, Reader) and isinstance(writer, Writer)):
-            raise BrokerError(f"listener {listener_name!r} brings adapters that this broker cannot close at once")
-        peer = writer.get_peer_info()
-        address = "unknown" if peer is None else f"{peer[0]}:{peer[1]}"
-        full = len(self._connections) >= self._options.max_connections
-        if full or not self.transitions.is_started():
-            reason = "too-many-connections" if full else "shutting-down"
-            self._guard.refuse(Refusal("connection", None, None, None, reason, address))
-            writer.abort()
-            return
+        if not (isinstance(reader, Channel) and isinstance(writer, Channel)):
+            raise BrokerError(f"listener {listener_name!r} brings connections that did not come in by this broker")
         task = asyncio.current_task()
         assert task is not None
         connection = Connection(
             reader,
             writer,
-            address,
+            address_of(writer.get_peer_info()),
             self._exchange,
             self._guard,
             self._bounds,
@@ -345,7 +350,5 @@ class EmbeddedBroker(PluginHost):
         self._connections[connection] = task
         try:
             await connection.run()
-        except Exception:  # noqa: BLE001 - it is logged, and costs this connection only
-            _log.exception("the connection from %s broke on a fault of the broker", address)
         finally:
             del self._connections[connection]

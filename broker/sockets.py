@@ -11,6 +11,10 @@ from typing import Final, cast
 
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 
+from broker.admission import Entry
+
+CLOSING_S: Final = 1.0
+"""Seconds that a peer has to take the last bytes of a connection that is being closed."""
 CHUNK_BYTES: Final = 16_384
 """Bytes given out at a time: between two chunks everybody else has a turn."""
 MOST_UNREAD_BYTES: Final = 65_536
@@ -34,6 +38,9 @@ class Reader(ReaderAdapter):
 
 class Writer(WriterAdapter):
     """Takes bytes without waiting; whoever writes watches `paused` and `buffered_bytes`."""
+
+    entry: Entry
+    """The connection's place among all."""
 
     @property
     @abstractmethod
@@ -82,6 +89,7 @@ class Socket(asyncio.Protocol, Reader, Writer):
         "_reading",
         "_received",
         "_transport",
+        "entry",
     )
 
     def __init__(self, opened: Callable[["Socket"], None], high_water_bytes: int = HIGH_WATER_BYTES) -> None:
@@ -194,11 +202,24 @@ def _wake(waiting: asyncio.Future[None] | None) -> None:
         waiting.set_result(None)
 
 
+class NotOpened(Exception):
+    """The peer failed a layer's opening handshake, and was told so. `reason` is for counters."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Layer(Reader, Writer):
-    """What speaks a protocol of its own over another reader and writer."""
+    """What speaks a protocol of its own over another reader and writer, once it is open."""
 
     def __init__(self, below: "Socket | Layer") -> None:
         self._below = below
+        self.entry = below.entry
+
+    @abstractmethod
+    async def open(self) -> None:
+        """The opening handshake. Raises NotOpened; EOFError and OSError if the peer is gone."""
 
     @property
     def buffered_bytes(self) -> int:

@@ -18,7 +18,6 @@ What somebody may try, and what stands against it:
 A failed login of a user who exists and of one who does not are the same thing here. So nothing can be learnt.
 """
 
-import ipaddress
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -36,20 +35,6 @@ _NAME_CHARS: Final = 64
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-
-
-def network_of(address: str) -> str:
-    """Whom an address `host:port` belongs to, as far as one can tell: an IPv4 address, or an IPv6 /64."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:  # no address of the internet's; then it stands for itself
-        return host or address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(ip), 64), strict=False))
 
 
 def _keep(memory: dict[K, V], key: K, value: V) -> None:

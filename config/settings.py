@@ -5,6 +5,7 @@ FEEDER_HUB_SECRETS_DIR, the TOML file (--config, FEEDER_HUB_CONFIG or ./feeder-h
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -12,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -53,6 +55,22 @@ TopicRoot = Annotated[str, StringConstraints(pattern=r"^[^$+#/\x00][^+#/\x00]*(/
 Host = Annotated[str, StringConstraints(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+File = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+def _split(value: object) -> object:
+    """A variable holds several values with commas between them."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if value != "*" and not re.fullmatch(r"https?://[^/\s]+", value):
+            raise ValueError(f"{value!r} is no page's address such as https://farm.example, without a path, nor *")
+    return values
+
+
+Origins = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_origins)]
 
 
 class _Section(BaseModel):
@@ -74,8 +92,48 @@ class Http(_Section):
 
 
 class Mqtt(_Section):
-    host: Host = Field("127.0.0.1", description="The address that the embedded broker listens on.")
+    host: Host = Field(
+        "127.0.0.1", description="The address that the embedded broker listens on without TLS; 0.0.0.0 is every one."
+    )
     port: Port = Field(1883, description="The TCP port that the embedded broker listens on; 0 takes a free one.")
+    tls_host: Host | None = Field(
+        None,
+        description="The address that it listens on with TLS (tls_port, wss_port). Not set: the same as host.",
+    )
+    tls_port: Port | None = Field(
+        None, description="The TCP port for MQTT over TLS; it needs tls_certificate and tls_key. Not set: none."
+    )
+    tls_certificate: File | None = Field(
+        None,
+        description="The file with the broker's certificate, and behind it those that lead to its authority, in PEM "
+        "format. A changed file is noticed; SIGHUP has it read at once. Not set: no TLS.",
+    )
+    tls_key: File | None = Field(
+        None,
+        description="The file with the certificate's private key, without a passphrase, in PEM format. "
+        "Not set: no TLS.",
+    )
+    tls_client_ca: File | None = Field(
+        None,
+        description="The file with the authorities whose client certificates are believed, in PEM format. The common "
+        "name (CN) of such a certificate is the site it is for. Not set: none are.",
+    )
+    tls_client_certificates: Literal["none", "optional", "required"] = Field(
+        "none",
+        description="Whether a client shows a certificate that tls_client_ca signed: none, optional, required. "
+        "One that does is that site, and needs no password.",
+    )
+    ws_port: Port | None = Field(None, description="The TCP port for MQTT over WebSocket. Not set: none.")
+    wss_port: Port | None = Field(
+        None,
+        description="The TCP port for MQTT over WebSocket over TLS; it needs tls_certificate and tls_key. "
+        "Not set: none.",
+    )
+    ws_origins: Origins = Field(
+        (),
+        description='The web pages that may connect by WebSocket, such as ["https://farm.example"]; ["*"] is every '
+        "page. Programs that are no browser need not be listed.",
+    )
     url: MqttUrl | None = Field(
         None,
         repr=False,
@@ -83,7 +141,9 @@ class Mqtt(_Section):
     )
     root: TopicRoot = Field("fh/v1", description="What every topic starts with; the desktops must have the same.")
     connect_timeout_s: Seconds = Field(
-        5.0, description="How long a connection may take until it is set up, in seconds, on either side."
+        5.0,
+        description="How long a connection may take until it is set up, in seconds, on either side; at the embedded "
+        "broker from its acceptance to its login.",
     )
     max_packet_bytes: int = Field(
         70_000,
@@ -97,6 +157,15 @@ class Mqtt(_Section):
         ge=1,
         description="How many clients the embedded broker takes at a time. "
         "Each needs an open file: raise the limit of the process (ulimit -n) with it.",
+    )
+    max_connections_per_address: int = Field(
+        100,
+        ge=1,
+        description="How many of them may come from one IPv4 address or IPv6 /64. "
+        "Where a proxy stands in front, all come from the proxy's.",
+    )
+    max_unauthenticated: int = Field(
+        500, ge=1, description="How many of them may be there without having logged in yet."
     )
     max_connections_per_user: int = Field(
         10,
@@ -123,6 +192,14 @@ class Mqtt(_Section):
         le=3600,
         description="How often the embedded broker publishes its figures below $SYS/, in seconds; 0 for never.",
     )
+
+    @model_validator(mode="after")
+    def _tls_has_its_files(self) -> Self:
+        if (self.tls_port, self.wss_port) != (None, None) and None in (self.tls_certificate, self.tls_key):
+            raise ValueError("tls_port and wss_port need tls_certificate and tls_key")
+        if (self.tls_client_ca is None) != (self.tls_client_certificates == "none"):
+            raise ValueError("tls_client_ca and tls_client_certificates (optional or required) need each other")
+        return self
 
 
 class Redis(_Section):
@@ -190,7 +267,7 @@ def _described(section: BaseModel, above: str = "") -> Iterable[Setting]:
         if isinstance(value, BaseModel):
             yield from _described(value, f"{above}{key}.")
         else:
-            text = "not set" if value is None else masked(str(value))
+            text = "not set" if value is None else masked(str(list(value) if isinstance(value, tuple) else value))
             yield Setting(above + key, text, field.description or "")
 
 

@@ -126,6 +126,10 @@ def delete_site(session: Session, site: str) -> None:
     session.delete(get_site(session, site))
 
 
+def is_site(session: Session, site: str) -> bool:
+    return session.get(Site, site) is not None
+
+
 def secret_matches(session: Session, site: str, secret: bytes) -> bool:
     """Whether this is the site's MQTT secret.
 

@@ -1,14 +1,18 @@
 """A real broker on a free port, and raw peers with our own codec, so that each byte and moment is known."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import trustme
 import uvloop
 
+from broker.certificates import TlsFiles
 from broker.guard import Credentials, Refusal
 from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
 from broker.server import BrokerOptions, EmbeddedBroker
@@ -40,15 +44,14 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 class Peer:
     """One client's socket, with nothing automatic."""
 
-    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
-        self._port = port
-        self._source = source
+    def __init__(self, port: int, source: str = "127.0.0.1", **way: Any) -> None:
+        self._way = {"host": "127.0.0.1", "port": port, "local_addr": (source, 0)} | way
         self._decoder = Decoder()
         self._packets: list[Packet] = []
         self._next_id = 0
 
     async def open(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._source, 0))
+        self.reader, self.writer = await asyncio.open_connection(**self._way)
         return self
 
     async def connect(self, user: str, password: bytes | None = SECRET, **fields: Any) -> Connack:
@@ -123,9 +126,9 @@ class Place:
     refusals: list[Refusal]
     peers: list[Peer] = field(default_factory=list)
 
-    async def socket(self, source: str = "127.0.0.1") -> Peer:
-        """A peer that has not said anything yet, with that address."""
-        peer = await Peer(self.broker.port, source).open()
+    async def socket(self, source: str = "127.0.0.1", **way: Any) -> Peer:
+        """A peer that has not said anything yet, with that address. way: for `asyncio.open_connection`."""
+        peer = await Peer(**{"port": self.broker.port, "source": source} | way).open()
         self.peers.append(peer)
         return peer
 
@@ -148,6 +151,12 @@ class Place:
             while self.broker.counters.get(counter, 0) < count:
                 await asyncio.sleep(0.005)
 
+    async def until_none(self, gauge: str) -> None:
+        """Wait for a gauge of the broker's to be 0."""
+        async with asyncio.timeout(WAIT_S):
+            while self.broker.counters[gauge]:
+                await asyncio.sleep(0.005)
+
 
 async def authenticate(shown: Credentials) -> Identity | None:
     await asyncio.sleep(0)
@@ -157,6 +166,41 @@ async def authenticate(shown: Credentials) -> Identity | None:
     if user.startswith("monitor"):  # `monitor-pond7` reads the topics of pond7
         return Identity("monitor", user, user.removeprefix("monitor").removeprefix("-") or None)
     return Identity("hub" if user == "hub" else "site", user)
+
+
+@dataclass
+class Tls:
+    """An authority, the broker's files that it made, and what its clients need."""
+
+    authority: trustme.CA
+    files: TlsFiles
+
+    def renew(self, *, key: bool = True) -> None:
+        """Put a new certificate, with a key of its own, in the place of the old one."""
+        made = self.authority.issue_cert("localhost", "127.0.0.1")
+        made.cert_chain_pems[0].write_to_path(str(self.files.certificate))
+        if key:
+            made.private_key_pem.write_to_path(str(self.files.key))
+
+    def client(self, name: str | None = None, authority: trustme.CA | None = None) -> ssl.SSLContext:
+        """A client that believes the authority; with a name, it shows a certificate for it."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        if name is not None:
+            identity = f"{name or 'nameless'}.example"
+            made = (authority or self.authority).issue_cert(identity, common_name=name or None)
+            made.configure_cert(context)
+        return context
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    files = TlsFiles(tmp_path / "broker.pem", tmp_path / "broker-key.pem", client_ca=tmp_path / "authority.pem")
+    tls = Tls(authority, files)
+    tls.renew()
+    return tls
 
 
 StartBroker = Callable[..., Awaitable[Place]]

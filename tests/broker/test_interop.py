@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import paho.mqtt.client as paho
 import pytest
@@ -13,12 +14,15 @@ EVENTS = "fh/v1/pond7/feeders/f1/events"
 class PahoClient:
     """paho, with its callbacks brought to the event loop."""
 
-    def __init__(self, user: str, client_id: str, *, transport: str = "tcp", clean: bool = True) -> None:
+    def __init__(self, user: str, client_id: str, *, way: str = "port", clean: bool = True) -> None:
         loop = asyncio.get_running_loop()
         self.inbox: asyncio.Queue[tuple[str, bytes, int, bool]] = asyncio.Queue()
         self.events: asyncio.Queue[str] = asyncio.Queue()
         self.client = client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2, client_id=client_id, transport=transport, clean_session=clean
+            paho.CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            transport="websockets" if way in ("ws_port", "wss_port") else "tcp",
+            clean_session=clean,
         )
         client.username_pw_set(user, "right")
 
@@ -55,17 +59,18 @@ class PahoClient:
 
 
 @pytest.fixture
-async def paho_client():
+async def paho_client(tls):
     started: list[PahoClient] = []
 
     async def start(place, user, client_id=None, **fields) -> PahoClient:
         client = PahoClient(user, client_id or user, **fields)
         started.append(client)
-        will = fields.get("transport") != "websockets"
-        if user != "hub" and will:
+        way = fields.get("way", "port")
+        if user != "hub" and way == "port":
             client.client.will_set(HEARTBEAT, b"offline", 1, retain=True)
-        port = place.broker.ws_port if fields.get("transport") == "websockets" else place.broker.port
-        await client.start(port)
+        if way in ("tls_port", "wss_port"):
+            client.client.tls_set_context(tls.client())
+        await client.start(getattr(place.broker, way))
         return client
 
     yield start
@@ -73,12 +78,12 @@ async def paho_client():
         await client.stop()
 
 
-@pytest.mark.parametrize("transport", ["tcp", "websockets"])
-async def test_paho_publishes_and_hears_every_qos(start_broker, paho_client, transport):
-    place = await start_broker(ws_port=0)
-    hub = await paho_client(place, "hub", transport=transport)
+@pytest.mark.parametrize("way", ["port", "tls_port", "ws_port", "wss_port"])
+async def test_paho_publishes_and_hears_every_qos(start_broker, paho_client, tls, way):
+    place = await start_broker(tls_port=0, ws_port=0, wss_port=0, tls=tls.files)
+    hub = await paho_client(place, "hub", way=way)
     await hub.subscribe("fh/v1/+/feeders/+/events", 2)
-    site = await paho_client(place, "pond7", transport=transport)
+    site = await paho_client(place, "pond7", way=way)
     for qos in (0, 1, 2):
         await site.publish(EVENTS, b"x" * 50_000, qos)
         assert await hub.heard() == (EVENTS, b"x" * 50_000, qos, False)
@@ -108,8 +113,8 @@ async def test_paho_finds_its_stored_session_again(place, paho_client):
     ]
 
 
-async def run(program: str, place, *arguments: str) -> asyncio.subprocess.Process:
-    port = str(place.broker.port)
+async def run(program: str, place, *arguments: str, way: str = "port") -> asyncio.subprocess.Process:
+    port = str(getattr(place.broker, way))
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         program, "-h", "127.0.0.1", "-p", port, "-P", "right", *arguments, stdout=pipe, stderr=pipe
@@ -128,6 +133,22 @@ async def test_mosquitto_pub_and_sub_work_unchanged(place, needs_program, qos):
     site = await run(publish, place, "-u", "pond7", "-i", "pond7", "-q", qos, "-t", EVENTS, "-m", "meal")
     assert await asyncio.wait_for(site.communicate(), 10) == (b"", b"")
     assert (await asyncio.wait_for(hub.communicate(), 10))[0] == f"{EVENTS} {qos} meal\n".encode()
+
+
+async def test_mosquitto_pub_shows_a_certificate(start_broker, tls, tmp_path, needs_program):
+    publish = needs_program("mosquitto_pub")
+    place = await start_broker(tls_port=0, tls=replace(tls.files, client_certificates="required"))
+    own = tls.authority.issue_cert("pond7.example", common_name="pond7")
+    own.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
+    authority, certificate = ("--cafile", str(tls.files.client_ca)), ("--cert", str(tmp_path / "own.pem"))
+    message = ("-u", "pond7", "-i", "pond7", "-q", "1", "-t", EVENTS, "-m", "meal")
+    site = await run(publish, place, *message, *authority, *certificate, "--key", certificate[1], way="tls_port")
+    assert await asyncio.wait_for(site.communicate(), 10) == (b"", b"")
+    assert site.returncode == 0
+    stranger = await run(publish, place, *message, *authority, way="tls_port")
+    await asyncio.wait_for(stranger.communicate(), 10)
+    assert stranger.returncode != 0
+    assert place.refusals[0].reason == "client-certificate"
 
 
 async def test_mosquitto_pub_is_told_that_it_may_not_enter(place, needs_program):

@@ -6,8 +6,9 @@ import signal
 import sys
 
 import pytest
+import websockets
 
-from hub.protocol.packets import Connect, Publish, Subscribe
+from hub.protocol.packets import Connack, Connect, Publish, Subscribe, encode
 from tests.broker.conftest import Peer
 
 BROKER = [sys.executable, "main.py", "broker"]
@@ -40,6 +41,43 @@ async def test_the_command_says_its_port_and_ends_with_0(open_place):
     _, complaints = await asyncio.wait_for(broker.communicate(), 10)
     assert (broker.returncode, complaints) == (0, b"")
     peer.drop()
+
+
+async def test_the_command_serves_every_way_and_says_their_ports(tls):
+    files = ("--tls-cert", str(tls.files.certificate), "--tls-key", str(tls.files.key))
+    ports = ("--port", "0", "--tls-port", "0", "--ws-port", "0", "--wss-port", "0")
+    broker = await run("--open", *ports, *files)
+    said = json.loads(await asyncio.wait_for(broker.stdout.readline(), 20))
+    assert sorted(said) == ["port", "tls_port", "ws_port", "wss_port"]
+    peer = await Peer(said["tls_port"], ssl=tls.client()).open()
+    peer.send(Connect("one"))
+    assert (await peer.receive()).code == 0
+    for port, scheme, secure in ((said["ws_port"], "ws", None), (said["wss_port"], "wss", tls.client())):
+        url = f"{scheme}://127.0.0.1:{port}"
+        async with websockets.connect(url, ssl=secure, subprotocols=["mqtt"], origin="https://any.example") as client:
+            await client.send(encode(Connect("one")))
+            assert await client.recv() == encode(Connack())
+    broker.send_signal(signal.SIGTERM)
+    _, complaints = await asyncio.wait_for(broker.communicate(), 10)
+    assert (broker.returncode, complaints) == (0, b"")
+    peer.drop()
+
+
+@pytest.mark.parametrize("given", ["", "--tls-cert x.pem", "--tls-key x.pem"])
+async def test_tls_needs_a_certificate_and_its_key(given):
+    broker = await run("--open", "--port", "0", "--tls-port", "0", *given.split())
+    _, complaints = await asyncio.wait_for(broker.communicate(), 20)
+    assert broker.returncode == 2
+    assert b"--tls-cert and --tls-key" in complaints
+
+
+async def test_a_file_that_cannot_be_used_is_told_with_its_flag(tls):
+    tls.files.key.write_text("no key")
+    files = ("--tls-cert", str(tls.files.certificate), "--tls-key", str(tls.files.key))
+    broker = await run("--open", "--port", "0", "--tls-port", "0", *files)
+    _, complaints = await asyncio.wait_for(broker.communicate(), 20)
+    said = f"{tls.files.key} holds no private key in PEM format. Name another file: --tls-key.\n"
+    assert (broker.returncode, complaints.decode()) == (1, said)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import throttle
-from broker.throttle import FORGOTTEN_AFTER_S, HOMES_PER_USER, Login, LoginThrottle, network_of
+from broker.throttle import FORGOTTEN_AFTER_S, HOMES_PER_USER, Login, LoginThrottle
 
 PATIENCE_S = 2.5
 HOME, ELSEWHERE = "192.0.2.7", "198.51.100.1"
@@ -190,21 +190,6 @@ def test_a_user_has_a_few_homes_and_the_last_ones_count(logins):
 
 
 # --- addresses and memory -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.7:1883", "192.0.2.7"),
-        ("::ffff:192.0.2.7:1883", "192.0.2.7"),
-        ("2001:db8:1:2:aaaa::1:1883", "2001:db8:1:2::/64"),
-        ("[2001:db8:1:2:ffff::9]:1883", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0:1883", "fe80::/64"),
-        ("unknown", "unknown"),
-    ],
-)
-def test_a_network_is_an_ipv4_address_or_what_one_ipv6_customer_has(address, network):
-    assert network_of(address) == network
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.booleans(), st.floats(0, 5)), max_size=300))

@@ -203,10 +203,39 @@ def test_the_example_file_names_every_setting_with_its_default_and_description()
     }
     assert tuple(written) == NAMES
     paragraphs = re.sub(r"(?m)^(?:# .*\n)+", lambda lines: lines[0].replace("\n# ", " "), text)
+    examples = {setting.name: written[setting.name] for setting in Settings().describe() if setting.value == "not set"}
+    load(examples | {"mqtt.tls_client_certificates": "optional"}, environ={})
     for setting in Settings().describe():
-        if setting.value == "not set":
+        if setting.name in examples:
             assert "Not set: " in setting.description
-            load({setting.name: written[setting.name]}, environ={})
         else:
             assert str(written[setting.name]) == setting.value
         assert f"# {setting.description}\n#{setting.name.rpartition('.')[2]} = " in paragraphs
+
+
+TLS = "tls_certificate = 'c.pem'\ntls_key = 'k.pem'\n"
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("tls_port = 8883", "tls_port and wss_port need tls_certificate and tls_key"),
+        ("wss_port = 8084\ntls_key = 'k.pem'", "tls_port and wss_port need tls_certificate and tls_key"),
+        (TLS + "tls_client_ca = 'ca.pem'", "tls_client_ca and tls_client_certificates"),
+        (TLS + "tls_client_certificates = 'required'", "tls_client_ca and tls_client_certificates"),
+        ("ws_origins = ['https://farm.example/page']", "mqtt.ws_origins in faulty.toml"),
+        ("ws_origins = ['farm.example']", "'farm.example' is no page's address"),
+    ],
+)
+def test_settings_of_listeners_that_do_not_go_together_are_said(toml: str, said: str) -> None:
+    assert said in faults(toml=f"[mqtt]\n{toml}")
+
+
+def test_several_origins_fit_into_one_variable() -> None:
+    settings = load(environ={"FEEDER_HUB_MQTT__WS_ORIGINS": "https://farm.example, http://localhost:3000"})
+    assert settings.mqtt.ws_origins == ("https://farm.example", "http://localhost:3000")
+
+
+def test_files_may_be_in_the_home_directory() -> None:
+    key = load({"mqtt.tls_key": "~/key.pem"}, environ={}).mqtt.tls_key
+    assert key == Path("~/key.pem").expanduser()

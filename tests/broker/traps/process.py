@@ -131,7 +131,7 @@ class BrokerProcess:
 
     @property
     def ws_port(self) -> int:
-        return self._ports["websocket"]
+        return self._ports["ws"]
 
     @property
     def memory_bytes(self) -> int:

@@ -48,7 +48,7 @@ def stock_broker(
     """
     listeners = {"default": ListenerConfig(bind="127.0.0.1:0", max_connections=max_connections)}
     if ws:
-        listeners["websocket"] = ListenerConfig(type=ListenerType.WS, bind="127.0.0.1:0")
+        listeners["ws"] = ListenerConfig(type=ListenerType.WS, bind="127.0.0.1:0")
     if anyone:
         everybody: dict[str, Any] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
         if store:
