@@ -141,6 +141,7 @@ class Gmqtt(Client):
 
     async def publish(self, topic: str, payload: bytes, qos: int, *, retain: bool = False) -> None:
         self._client.publish(topic, payload, qos=qos, retain=retain)
+        await asyncio.wait_for(self._client._persistent_storage.wait_empty(), WITHIN_S)  # it tells nobody
 
     async def close(self) -> None:
         await self._client.disconnect()
@@ -174,8 +175,9 @@ class Mosquitto(Client):
             options += ["--will-topic", topic, "--will-payload", payload.decode(), "--will-qos", str(will_qos)]
             options += ["--will-retain"] if retain else []
         self._subscriber = await asyncio.create_subprocess_exec(
+            "stdbuf", "-oL",  # into a pipe it would write when it has a lot to say
             self.subscribe_program, *self._arguments(self.client_id), *options,
-            "-d", "-q", str(qos), "-t", topic_filter, "-F", "@%t %q %r %x",
+            "-d", "-q", str(qos), "-t", topic_filter, "-F", "HEARD %t %q %r %x",
             stdout=asyncio.subprocess.PIPE, limit=1_000_000,
         )  # fmt: skip
         granted = asyncio.Event()
@@ -185,8 +187,8 @@ class Mosquitto(Client):
     async def _listen(self, subscriber: asyncio.subprocess.Process, granted: asyncio.Event) -> None:
         assert subscriber.stdout is not None
         async for line in subscriber.stdout:
-            if line.startswith(b"@"):
-                topic, qos, retain, payload = line[1:].decode().rstrip("\n").split(" ")
+            if line.startswith(b"HEARD"):
+                _, topic, qos, retain, payload = line.decode().rstrip("\n").split(" ")
                 self.inbox.put_nowait(Heard(topic, bytes.fromhex(payload), int(qos), retain == "1"))
             elif b"Subscribed" in line:
                 granted.set()

@@ -8,11 +8,12 @@ const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const deeds = {
   async connect({ client, url, options }) {
     if (options.will) options.will.payload = Buffer.from(options.will.payload);
-    const made = await mqtt.connectAsync(url, { protocolVersion: 4, reconnectPeriod: 0, ...options });
+    const made = mqtt.connect(url, { protocolVersion: 4, reconnectPeriod: 0, ...options });
     made.on("message", (topic, payload, packet) =>
       say({ client, heard: [topic, payload.toString("latin1"), packet.qos, packet.retain] }),
     );
     clients.set(client, made);
+    await new Promise((resolve, reject) => made.once("connect", resolve).once("error", reject));
   },
   subscribe: ({ client, filter, qos }) => clients.get(client).subscribeAsync(filter, { qos }),
   publish: ({ client, topic, payload, qos, retain }) =>
