@@ -41,7 +41,7 @@ class Subscriptions(Generic[_S]):
             branch.below.setdefault(last, _Branch()).here[subscriber] = qos
 
     def remove(self, topic_filter: str, subscriber: _S) -> None:
-        """Take the filter back from a subscriber that has it, and prune the branches left empty."""
+        """Take the filter back from a subscriber that has it, and prune the branches left empty [MQTT-3.10.4-2]."""
         levels = topic_filter.split("/")
         ends_whole = levels[-1] == "#"
         if ends_whole:
@@ -56,7 +56,10 @@ class Subscriptions(Generic[_S]):
             del parent.below[level]
 
     def match(self, topic: str) -> dict[_S, int]:
-        """The subscribers that a topic concerns, each once, with the highest QoS it has [MQTT-3.3.5-1]."""
+        """The subscribers that a topic concerns and nobody else [MQTT-3.3.2-3] [MQTT-4.5.0-1].
+
+        Each once, with the highest QoS it has [MQTT-3.3.5-1].
+        """
         found: dict[_S, int] = {}
         branches = [self._root]
         wildcards = not topic.startswith("$")  # on the first level only [MQTT-4.7.2-1]
@@ -171,7 +174,7 @@ class Retained:
         return [leaf.message.topic for leaf in leaves if leaf.message is not None and leaf.owner == owner]
 
     def match(self, topic_filter: str) -> list[Publish]:
-        """The retained messages whose topics the filter matches."""
+        """The retained messages whose topics the filter matches [MQTT-3.3.1-6]."""
         levels = topic_filter.split("/")
         everything_below = levels[-1] == "#"
         if everything_below:

@@ -31,7 +31,7 @@ _P = TypeVar("_P")
 class MalformedPacket(Exception):
     """Bytes that MQTT 3.1.1 forbids.
 
-    `clause` is the standard's identifier (`MQTT-2.2.2-2`), or `section N.N` where a rule has none.
+    `clause` is the standard's identifier (`MQTT-x.y.z-n`), or `section N.N` where a rule has none.
     `before` holds the packets that came whole before it in the same feed.
     """
 
@@ -161,7 +161,9 @@ def is_topic_name(text: str) -> bool:
 
 
 def is_topic_filter(text: str) -> bool:
-    """Whether it may be subscribed to: wildcards fill whole levels, '#' only the last [MQTT-4.7.1-2, -3]."""
+    """Whether it may be subscribed to: not empty, no NUL [MQTT-4.7.3-1, -2]; wildcards fill whole levels, '#' only
+    the last [MQTT-4.7.1-2, -3].
+    """
     if not text or "\0" in text:
         return False
     if "#" not in text and "+" not in text:
@@ -360,7 +362,7 @@ def _unknown_first_byte(first: int) -> MalformedPacket:
 
 
 def _take_field(data: bytes, at: int, end: int) -> tuple[bytes, int]:
-    """A field with a two-byte length before it, and where the next begins."""
+    """A field with a two-byte length before it, so of at most 65,535 [MQTT-4.7.3-3], and where the next begins."""
     if at + 2 > end:
         raise MalformedPacket("section 1.5.3", "a field is cut short")
     start = at + 2
@@ -389,8 +391,8 @@ def _topic(field: bytes) -> str:
     topic = _text(field)
     if not topic:
         raise MalformedPacket("MQTT-4.7.3-1", "an empty topic name")
-    if "+" in topic or "#" in topic:
-        raise MalformedPacket("MQTT-3.3.2-2", "wildcards in a topic name")
+    if "+" in topic or "#" in topic:  # in a PUBLISH also [MQTT-3.3.2-2]
+        raise MalformedPacket("MQTT-4.7.1-1", "wildcards in a topic name")
     return topic
 
 
@@ -406,17 +408,18 @@ def _take_filter(data: bytes, at: int, end: int, clause: str) -> tuple[str, int]
     if not topic_filter:
         raise MalformedPacket("MQTT-4.7.3-1", "an empty topic filter")
     if not is_topic_filter(topic_filter):
-        clause = "MQTT-4.7.1-2" if "#" in topic_filter else "MQTT-4.7.1-3"
+        hash_in_place = "#" not in topic_filter.removesuffix("/#")
+        clause = "MQTT-4.7.1-3" if hash_in_place else "MQTT-4.7.1-2"
         raise MalformedPacket(clause, f"{topic_filter!r} is no topic filter")
     return topic_filter, at
 
 
-def _take_id(data: bytes, at: int, end: int) -> int:
+def _take_id(data: bytes, at: int, end: int, clause: str = "MQTT-2.3.1-1") -> int:
     if at + 2 > end:
-        raise MalformedPacket("MQTT-2.3.1-1", "the packet id is missing")
+        raise MalformedPacket(clause, "the packet id is missing")
     packet_id = data[at] << 8 | data[at + 1]
     if not packet_id:
-        raise MalformedPacket("MQTT-2.3.1-1", "packet id 0")
+        raise MalformedPacket(clause, "packet id 0")
     return packet_id
 
 
@@ -441,19 +444,20 @@ def _decode_connect(data: bytes, at: int, end: int) -> Connect:
         raise MalformedPacket("MQTT-3.1.2-15", "will retain without a will")
     if flags & 0x40 and not flags & 0x80:
         raise MalformedPacket("MQTT-3.1.2-22", "a password without a user name")
+    # In this order [MQTT-3.1.3-1]; a field that a flag promises and that is not there is cut short.
     field, at = _take_field(data, at, end)  # [MQTT-3.1.3-3]
-    client_id = _text(field)
+    client_id = _text(field)  # [MQTT-3.1.3-4]
     will = username = password = None
-    if flags & 0x04:
+    if flags & 0x04:  # [MQTT-3.1.2-9] [MQTT-3.1.3-10]
         will_topic, at = _take_topic(data, at, end)
         payload, at = _take_field(data, at, end)
         will = Will(will_topic, payload, will_qos, will_retain)
-    if flags & 0x80:
+    if flags & 0x80:  # [MQTT-3.1.2-19] [MQTT-3.1.3-11]
         field, at = _take_field(data, at, end)
         username = _text(field)
-    if flags & 0x40:
+    if flags & 0x40:  # [MQTT-3.1.2-21]
         password, at = _take_field(data, at, end)
-    if at != end:
+    if at != end:  # or a field that no flag promises [MQTT-3.1.2-11, -18, -20]
         raise MalformedPacket("MQTT-3.1.4-1", "bytes after the last field of a CONNECT")
     return Connect(client_id, bool(flags & 0x02), keep_alive, will, username, password)
 
@@ -468,8 +472,8 @@ def _decode_connack(data: bytes, at: int, end: int) -> Connack:
 
 def _decode_publish(qos: int, retain: bool, dup: bool) -> Callable[[bytes, int, int], Publish]:
     def decode_publish(data: bytes, at: int, end: int) -> Publish:
-        topic, at = _take_topic(data, at, end)
-        if not qos:
+        topic, at = _take_topic(data, at, end)  # [MQTT-3.3.2-1]
+        if not qos:  # [MQTT-2.3.1-5]
             return Publish(topic, data[at:end], 0, retain)
         return Publish(topic, data[at + 2 : end], qos, retain, dup, _take_id(data, at, end))
 
@@ -480,7 +484,7 @@ def _decode_ack(make: Callable[[int], _P]) -> Callable[[bytes, int, int], _P]:
     def decode_ack(data: bytes, at: int, end: int) -> _P:
         if end - at != 2:
             raise MalformedPacket("section 2.2.3", "an acknowledgement has exactly two bytes")
-        return make(_take_id(data, at, end))
+        return make(_take_id(data, at, end, "section 2.3.1"))  # that of a PUBLISH or UNSUBSCRIBE, which is not 0
 
     return decode_ack
 
@@ -501,7 +505,7 @@ def _decode_subscribe(data: bytes, at: int, end: int) -> Subscribe:
 
 
 def _decode_suback(data: bytes, at: int, end: int) -> Suback:
-    packet_id = _take_id(data, at, end)
+    packet_id = _take_id(data, at, end, "section 2.3.1")
     codes = tuple(data[at + 2 : end])
     if not codes or not all(code in (0, 1, 2, FAILURE) for code in codes):
         raise MalformedPacket("MQTT-3.9.3-2", "a SUBACK has codes of 0, 1, 2 or 0x80")

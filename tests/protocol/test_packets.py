@@ -91,9 +91,10 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("section 1.5.3", b"\x30\3\0\5a"),
     ("section 1.5.3", b"\x30\1\0"),
     ("MQTT-4.7.3-1", b"\x30\2\0\0"),
-    ("MQTT-3.3.2-2", b"\x30\3\0\1#"),
-    ("MQTT-3.3.2-2", b"\x30\5\0\3a/+"),
-    *(("MQTT-2.3.1-1", packet) for packet in (b"\x32\5\0\1a\0\0", b"\x32\4\0\1a\0", b"\x40\2\0\0", b"\x62\2\0\0")),
+    ("MQTT-4.7.1-1", b"\x30\3\0\1#"),
+    ("MQTT-4.7.1-1", b"\x30\5\0\3a/+"),
+    *(("MQTT-2.3.1-1", packet) for packet in (b"\x32\5\0\1a\0\0", b"\x32\4\0\1a\0")),
+    *(("section 2.3.1", packet) for packet in (b"\x40\2\0\0", b"\x62\2\0\0", b"\xb0\2\0\0", b"\x90\3\0\0\0")),
     *(("MQTT-2.3.1-1", packet) for packet in (b"\x82\6\0\0\0\1a\0", b"\xa2\5\0\0\0\1a", b"\x82\0")),
     ("MQTT-3.8.3-3", b"\x82\2\0\1"),
     ("MQTT-3.8.3-4", b"\x82\6\0\1\0\1a\3"),
@@ -105,7 +106,9 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("MQTT-4.7.3-1", b"\x82\5\0\1\0\0\0"),
     ("MQTT-4.7.1-2", b"\x82\x08\0\1\0\3#/a\0"),
     ("MQTT-4.7.1-2", b"\x82\x07\0\1\0\2a#\0"),
+    ("MQTT-4.7.1-2", b"\x82\x07\0\1\0\2+#\0"),
     ("MQTT-4.7.1-3", b"\x82\x07\0\1\0\2a+\0"),
+    ("MQTT-4.7.1-3", b"\x82\x09\0\1\0\4a+/#\0"),
     ("MQTT-3.1.2-1", connect_bytes(name=b"MQTt")),
     ("MQTT-3.1.2-1", connect_bytes(name=b"")),
     ("MQTT-3.1.2-3", connect_bytes(0x03)),
@@ -119,7 +122,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("section 1.5.3", connect_bytes(0x82)),  # [MQTT-3.1.2-19]
     ("section 1.5.3", connect_bytes(0xC2, b"\0\1a\0\1u")),  # [MQTT-3.1.2-21]
     ("section 1.5.3", connect_bytes(0x06)),  # [MQTT-3.1.2-9]
-    ("MQTT-3.3.2-2", connect_bytes(0x06, b"\0\1a\0\1#\0\0")),
+    ("MQTT-4.7.1-1", connect_bytes(0x06, b"\0\1a\0\1#\0\0")),
     ("MQTT-4.7.3-1", connect_bytes(0x06, b"\0\1a\0\0\0\0")),
     ("MQTT-1.5.3-2", connect_bytes(payload=b"\0\1\0")),
     ("MQTT-3.2.2-4", b"\x20\2\1\1"),

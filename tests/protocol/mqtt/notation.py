@@ -1,29 +1,6 @@
-"""Raw-packet cases as text: what a line of a case means, and which bytes it stands for. No I/O.
+"""Bytes as text, for cases that a person can read. No I/O.
 
-A case is a table in one of the files in `cases/`: a name, the clauses of the standard that it proves, and steps,
-one a line. The first word of a step names a connection; a name that has none, or whose connection has ended,
-opens one.
-
-    a > BYTES             send, in one piece
-    a >> BYTES            send, each byte by itself
-    a texts BYTES         send, as a text frame of a WebSocket
-    a < BYTES             these come next
-    a <* BYTES            these packets come next, in any order; each on a line of its own, indented
-    a < nothing           nothing comes: the next is the answer to a PINGREQ
-    a < close             the broker ends the connection; `a < close after 1.5 s`: not before that time
-    a vanishes            the connection ends without a DISCONNECT, and the broker has noticed
-    a breaks              the same, by a reset
-
-and for what is not the matter of a case, in short:
-
-    a connects            a CONNECT of client id "a", clean session, no keep-alive; CONNACK 00 00
-    a connects stored     the same with CleanSession 0
-    a resumes             the same with CleanSession 0; CONNACK 01 00
-    a subscribes "x" 1    a SUBSCRIBE for one filter; the SUBACK grants what was asked for
-    a publishes 1r "x" 'hi'   a PUBLISH with QoS and RETAIN, and all that follows until the broker has the message
-    a leaves              DISCONNECT; the broker ends the connection
-
-BYTES are words, with a comment behind `#`. An indented line goes on with the one before it.
+A text is words, with a comment behind `#`:
 
     10 003c               hexadecimal
     "a/b"                 a string as MQTT writes it: two bytes of length, then UTF-8
@@ -36,20 +13,13 @@ BYTES are words, with a comment behind `#`. An indented line goes on with the on
     |                     what follows is sent by itself (a segment, or a WebSocket frame)
     PUBLISH:1rd           the first byte of a packet by its name, with the flags that the standard asks for;
                           a PUBLISH may say its QoS, r for RETAIN, d for DUP
-
-A case with `each`, a list of tables, is as many cases: `{word}` in its name, clauses and steps is replaced.
 """
 
 import json
 import re
-import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
-from pathlib import Path
-from typing import Any, Final
-
-CASES: Final = Path(__file__).parent / "cases"
+from itertools import chain
+from typing import Final
 
 FIRST_BYTES: Final = {
     "CONNECT": 0x10,
@@ -67,27 +37,6 @@ FIRST_BYTES: Final = {
     "PINGRESP": 0xD0,
     "DISCONNECT": 0xE0,
 }
-SHORTHANDS: Final = (
-    (r"(\w+) connects", r'\1 > CONNECT [ "MQTT" 04 02 0000 "\1" ]', r"\1 < CONNACK [ 00 00 ]"),
-    (r"(\w+) connects stored", r'\1 > CONNECT [ "MQTT" 04 00 0000 "\1" ]', r"\1 < CONNACK [ 00 00 ]"),
-    (r"(\w+) resumes", r'\1 > CONNECT [ "MQTT" 04 00 0000 "\1" ]', r"\1 < CONNACK [ 01 00 ]"),
-    (r"(\w+) subscribes (\".*\") ([012])", r"\1 > SUBSCRIBE [ 7fff \2 0\3 ]", r"\1 < SUBACK [ 7fff 0\3 ]"),
-    (r"(\w+) publishes 0(r?) (\".*\")((?: '.*')?)", r"\1 > PUBLISH:0\2 [ \3\4 ]", r"\1 < nothing"),
-    (
-        r"(\w+) publishes 1(r?) (\".*\")((?: '.*')?)",
-        r"\1 > PUBLISH:1\2 [ \3 7ffe\4 ]",
-        r"\1 < PUBACK [ 7ffe ]",
-    ),
-    (
-        r"(\w+) publishes 2(r?) (\".*\")((?: '.*')?)",
-        r"\1 > PUBLISH:2\2 [ \3 7ffe\4 ]",
-        r"\1 < PUBREC [ 7ffe ]",
-        r"\1 > PUBREL [ 7ffe ]",
-        r"\1 < PUBCOMP [ 7ffe ]",
-    ),
-    (r"(\w+) leaves", r"\1 > DISCONNECT []", r"\1 < close"),
-)
-_STEP: Final = re.compile(r"(?P<who>\w+)\s+(?P<verb>>>?|<\*?|texts|vanishes|breaks)\s*(?P<what>.*)", re.DOTALL)
 _WORD: Final = re.compile(
     r"""\s+ | \#[^\n]*
     | (?P<string> "(?:[^"\\\n]|\\.)*" ) | (?P<bare> '(?:[^'\\\n]|\\.)*' )
@@ -114,83 +63,8 @@ class Cut:
 Bytes = tuple[bytes | PacketId | Cut, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that is done or comes. `line` is how the case says it, `any_of` the packets of a `<*`."""
-
-    line: str
-    who: str
-    verb: str
-    what: Bytes = ()
-    any_of: tuple[Bytes, ...] = ()
-    after_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One case, ready to be played.
-
-    clauses: identifiers of the standard's statements (`MQTT-3.1.0-1`), or `section N.N` where a rule has none.
-    broker: options of the broker that it is played against, where those of the open broker will not do.
-    websocket: whether it is played over WebSocket, not over TCP.
-    """
-
-    file: str
-    name: str
-    clauses: tuple[str, ...]
-    steps: tuple[Step, ...]
-    broker: dict[str, Any]
-    websocket: bool
-
-
 class NotationError(ValueError):
     """A case that does not say what it means."""
-
-
-def read_cases(folder: Path = CASES) -> Iterator[Case]:
-    """All cases, in the order of their files. Raises NotationError."""
-    for path in sorted(folder.glob("*.toml")):
-        table = tomllib.loads(path.read_text("utf-8"))
-        for case in table["case"]:
-            for row in case.get("each", [{}]):
-                name = _filled(case["name"], row)
-                try:
-                    steps = tuple(read_steps(_filled(case["steps"], row)))
-                except NotationError as error:
-                    raise NotationError(f"{path.name}: {name}: {error}") from error
-                clauses = tuple(_filled(clause, row) for clause in case["clauses"])
-                yield Case(path.stem, name, clauses, steps, table.get("broker", {}), table.get("websocket", False))
-
-
-def _filled(text: str, row: dict[str, Any]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda word: str(row[word[1]]), text)
-
-
-def read_steps(text: str) -> Iterator[Step]:
-    """The steps that the text asks for. Raises NotationError."""
-    for line in re.split(r"\n(?=\S)", text.strip("\n")):
-        for plain in _in_full(line):
-            step = _STEP.fullmatch(plain)
-            if step is None:
-                raise NotationError(f"no step: {plain}")
-            yield _step(line, **step.groupdict())
-
-
-def _in_full(line: str) -> tuple[str, ...]:
-    for pattern, *steps in SHORTHANDS:
-        said = re.fullmatch(rf"{pattern}(?:\s+#.*)?", line.rstrip())
-        if said:
-            return tuple(said.expand(step) for step in steps)
-    return (line,)
-
-
-def _step(line: str, who: str, verb: str, what: str) -> Step:
-    ending = re.match(r"(nothing|close)(?: after ([\d.]+) s)?\s*(?:#.*)?$", what) if verb == "<" else None
-    if ending:
-        return Step(line, who, ending[1], after_s=float(ending[2] or 0))
-    if verb == "<*":
-        return Step(line, who, verb, any_of=tuple(filter(None, map(read_bytes, what.splitlines()))))
-    return Step(line, who, verb, read_bytes(what))
 
 
 def read_bytes(text: str) -> Bytes:
@@ -220,7 +94,7 @@ def read_bytes(text: str) -> Bytes:
             case "times", _:
                 if not items:
                     raise NotationError("nothing to repeat")
-                items[-1] *= int(word["times"])
+                items[-1] = _repeated(_joined(items[-1:]), int(word["times"]))
             case str() as kind, said:
                 items.append((_READERS[kind](said),))
     if opened:
@@ -228,12 +102,24 @@ def read_bytes(text: str) -> Bytes:
     return _joined(items)
 
 
+def _repeated(what: Bytes, times: int) -> Bytes:
+    if len(what) == 1 and isinstance(what[0], bytes):
+        return (what[0] * times,)
+    return what * times
+
+
 def _joined(items: list[Bytes]) -> Bytes:
     """One after the other, with no more parts than needed."""
     parts: list[bytes | PacketId | Cut] = []
-    for are_bytes, group in groupby(chain.from_iterable(items), lambda part: isinstance(part, bytes)):
-        parts += [b"".join(group)] if are_bytes else group
-    return tuple(parts)
+    run: list[bytes] = []
+    for part in chain.from_iterable(items):
+        if isinstance(part, bytes):
+            run.append(part)
+        else:
+            parts += [b"".join(run), part]
+            run.clear()
+    parts.append(b"".join(run))
+    return tuple(part for part in parts if part != b"")
 
 
 def size(what: Bytes) -> int:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterable
 
-from tests.protocol.mqtt.notation import Bytes, Cut, PacketId, Step, read_bytes, size
+from tests.protocol.mqtt.notation import Bytes, Cut, PacketId, read_bytes, size
+from tests.protocol.mqtt.steps import Step
 from tests.protocol.mqtt.wires import WebSocketWire, Wire
 
 PINGREQ, PINGRESP = read_bytes("PINGREQ []"), read_bytes("PINGRESP []")
@@ -38,9 +39,10 @@ class Player:
                 await wire.send(*self._pieces(step.what))
             case ">>":
                 await wire.send(*(bytes((byte,)) for byte in b"".join(self._pieces(step.what))))
-            case "texts":
+            case "texts" | "fragments":
                 assert isinstance(wire, WebSocketWire), f"{step.line}\nis for a WebSocket"
-                await wire.send_text(b"".join(self._pieces(step.what)).decode())
+                pieces = self._pieces(step.what)
+                await (wire.send_text(b"".join(pieces)) if step.verb == "texts" else wire.send_fragments(pieces))
             case "<":
                 await self._expect(step, wire, step.what)
             case "<*":
@@ -118,6 +120,5 @@ class Player:
     def _told(self, step: Step, wire: Wire, came: bytes, what: Bytes) -> str:
         wanted = " ".join(part.hex(" ") if isinstance(part, bytes) else f"${part.name}" for part in what)
         told = (came + wire.unread).hex(" ")
-        return (
-            f"{step.line}\nwanted: {wanted[:600] or 'the end'}\ncame:   {told[:600] or 'the end'}\nids:    {self._ids}"
-        )
+        ids = {name: packet_id.hex() for name, packet_id in self._ids.items()}
+        return f"{step.line}\nwanted: {wanted[:600] or 'the end'}\ncame:   {told[:600] or 'the end'}\nids:    {ids}"

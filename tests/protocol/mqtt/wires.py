@@ -10,7 +10,7 @@ from typing import Final, Self
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-WAIT_S: Final = 10.0
+WAIT_S: Final = 5.0
 """Longest wait for anything that must come."""
 
 
@@ -91,9 +91,13 @@ class WebSocketWire(Wire):
         assert self._connection.subprotocol == "mqtt"
         return self
 
-    async def send_text(self, text: str) -> None:
+    async def send_text(self, data: bytes) -> None:
         """Send a frame that is not binary."""
-        await self._connection.send(text)
+        await self._connection.send(data.decode())
+
+    async def send_fragments(self, pieces: list[bytes]) -> None:
+        """Send one message in as many frames."""
+        await self._connection.send(pieces)
 
     async def _write(self, piece: bytes) -> None:
         await self._connection.send(piece)
