@@ -34,6 +34,12 @@ class Player:
         if step.who not in self._wires:
             self._wires[step.who] = await self._new_wire().open()
         wire = self._wires[step.who]
+        try:
+            await self._act(step, wire)
+        except TimeoutError as late:
+            raise AssertionError(f"{step.line}\nbut nothing comes after {wire.unread.hex(' ') or 'that'}") from late
+
+    async def _act(self, step: Step, wire: Wire) -> None:
         match step.verb:
             case ">":
                 await wire.send(*self._pieces(step.what))
