@@ -50,6 +50,8 @@ DOORS: Final = (
     Door(MOSQUITTO),
     Door(OURS),
     Door(f"{OURS}, WebSocket", "ws_port", web=True),
+    Door(f"{OURS}, TLS", "tls_port", tls=True),
+    Door(f"{OURS}, TLS WebSocket", "wss_port", tls=True, web=True),
 )
 
 
