@@ -114,9 +114,8 @@ async def read_streams(ground: Ground, reader: Reader, session: Session) -> None
     while not ground.over.is_set():
         client, kills = await ground.connect(session, take)
         acknowledged.clear()  # what was on its way when the last connection ended may come again
-        visit_s = ground.random.uniform(*_HERE_S)
-        until_s = asyncio.get_running_loop().time() + visit_s
-        while asyncio.get_running_loop().time() < until_s and await ground.stay(client, kills, 0, 0.1):
+        until_s = asyncio.get_running_loop().time() + ground.random.uniform(*_HERE_S)
+        while asyncio.get_running_loop().time() < until_s and not ground.stop.is_set():
             told, acknowledged[:] = acknowledged[:], []
             if not await _is_known(ground, client, kills):
                 break
