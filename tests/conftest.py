@@ -5,6 +5,10 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+# `pytest --hypothesis-profile=long`: what Hypothesis makes up, for hours instead of seconds.
+settings.register_profile("long", max_examples=20_000, deadline=None)
 
 IN_CI = os.environ.get("CI", "").lower() in ("true", "1")
 
