@@ -57,7 +57,7 @@ class Session:
     """Section 3.1.2.4: the session state in the server.
 
     owed: messages not sent yet, in the order they came in.
-    in_flight: by packet id, what was sent last and waits for its acknowledgement, in the order first sent.
+    in_flight: by packet id, what was sent last and waits for its acknowledgement, in the order sent.
     unreleased: QoS 2 packet ids from the client whose PUBREL has not come.
     """
 
@@ -163,10 +163,11 @@ class Server:
         match in_flight.get(packet.packet_id), packet:
             case (Publish(qos=1), Puback()) | (Pubrel(), Pubcomp()):
                 del in_flight[packet.packet_id]
-            case (Publish(qos=2) | Pubrel(), Pubrec(packet_id)):
+            case (Publish(qos=2), Pubrec(packet_id)):
+                del in_flight[packet_id]  # from now on its place is among the releases [MQTT-4.6.0-4]
                 in_flight[packet_id] = Pubrel(packet_id)  # and never PUBLISH again [MQTT-4.3.3-1]
                 self.links[client_id].answers.append(Pubrel(packet_id))
-            case (None, Pubrec(packet_id)):
+            case (None | Pubrel(), Pubrec(packet_id)):
                 self.links[client_id].answers.append(Pubrel(packet_id))
             case (None, Puback() | Pubcomp()):
                 pass
@@ -196,15 +197,13 @@ class Server:
         session, link = self.sessions[client_id], self.links[client_id]
         if link.answers and isinstance(link.answers[0], Connack):
             assert packet == link.answers.pop(0), f"{packet} to {client_id}, not its CONNACK [MQTT-3.2.0-1]"
-        elif isinstance(packet, Pubrel) and packet in link.again:
-            link.again.remove(packet)
+        elif due := _first(sent for sent in link.again if type(sent) is type(packet)):
+            assert packet == due, f"{packet} to {client_id}, not again {due} [MQTT-4.4.0-1, 4.6.0-1, -4]"
+            link.again.remove(due)
         elif not isinstance(packet, Publish):
             due = _first(answer for answer in link.answers if type(answer) is type(packet))
             assert packet == due, f"{packet} to {client_id}, not {due} [MQTT-4.6.0-2, -3, -4]"
             link.answers.remove(packet)
-        elif due := _first(sent for sent in link.again if isinstance(sent, Publish)):
-            assert packet == due, f"{packet} to {client_id}, not again {due} [MQTT-4.4.0-1, 4.6.0-1]"
-            link.again.remove(due)
         else:
             due = _first(owed for owed in session.owed if (owed.topic, owed.qos) == (packet.topic, packet.qos))
             assert due is not None, f"{packet} to {client_id}, to whom it is not owed"
