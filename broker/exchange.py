@@ -244,19 +244,19 @@ class Exchange:
         if outlet is None:
             return
         codes = []
-        granted: dict[str, int] = {}
+        granted: list[tuple[str, int]] = []
         for topic_filter, qos in packet.filters:
             if self._grant(subscriber, topic_filter, qos):
-                granted[topic_filter] = qos
+                granted.append((topic_filter, qos))
                 codes.append(qos)
             else:
                 codes.append(FAILURE)
         outlet.send(Suback(packet.packet_id, tuple(codes)), self.last_change if session.stored else 0)
-        # One SUBSCRIBE may bring every retained message at once, past the session's bounds, but not one after the
-        # other without an acknowledgement.
+        # Each filter as if it came alone [MQTT-3.8.4-4]. One may bring every retained message at once, past the
+        # session's bounds, but not one after the other without an acknowledgement.
         most_waiting = -1 if session.full else session.waiting + len(self._retained)
-        for topic_filter, qos in granted.items():
-            if session.waiting > most_waiting:
+        for topic_filter, qos in granted:
+            if session.full and session.waiting > most_waiting:
                 self._overflow(subscriber)
                 return
             for message in self._retained.match(topic_filter):
