@@ -18,6 +18,8 @@ from hub.protocol.packets import MalformedPacket
 ANY_ORIGIN: Final = "*"
 _MAX_HEAD_BYTES: Final = 16_384
 _HEAD_ENDS: Final = b"\r\n\r\n"
+_TO_ASCII: Final = bytes(range(128)) + b"?" * 128
+"""The library breaks on other bytes, which nothing that matters here is written in."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ class WebSocket(Layer):
             head += data
         end += len(_HEAD_ENDS)
         self._early = head[end:]
-        self._answer(head[:end])
+        self._answer(head[:end].translate(_TO_ASCII))
         self._is_open = True
 
     def _answer(self, head: bytes) -> None:

@@ -1,6 +1,7 @@
 """The ways in: TCP, TLS, WebSocket, WebSocket over TLS; on both event loops, because the product's is another one."""
 
 import asyncio
+import random
 import socket
 import ssl
 import struct
@@ -161,6 +162,37 @@ async def test_a_client_that_vanishes_is_no_fault_of_the_brokers(start_all, tls,
         transport.abort()
         await place.until("ended_lost")
         await place.until_none("connections")
+    assert not caplog.records
+
+
+UPGRADE = (
+    b"GET /mqtt HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+)
+
+
+def spoilt(chance, data):
+    """A few bytes changed, taken out or put in."""
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(data))
+        data = data[:at] + chance.randbytes(chance.randint(0, 3)) + data[at + chance.randint(0, 3) :]
+    return data
+
+
+@pytest.mark.parametrize("way", ["tls_port", "ws_port"])
+async def test_no_bytes_of_a_handshake_are_a_fault_of_the_brokers(start_all, tls, way, caplog):
+    place = await start_all(connect_timeout_s=1)
+    chance = random.Random(7)
+    good = client_hello(tls) if way == "tls_port" else UPGRADE + b"\x82\x80\0\0\0\0"
+    for _ in range(10):
+        peers = [await opened(place, way) for _ in range(30)]
+        for _, writer in peers:
+            writer.write(spoilt(chance, good))
+            writer.write_eof()
+        await asyncio.gather(*(ended(reader) for reader, _ in peers))
+        for _, writer in peers:
+            writer.close()
+    await place.until_none("connections")
     assert not caplog.records
 
 

@@ -93,6 +93,18 @@ async def test_what_is_no_websocket_gets_a_proper_answer_and_is_closed(place, he
     await place.until_none("connections")
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "status"), [("Cookie: \xe9", 101), ("Origin: \xe9", 403), (KEY[:-6] + "\xe9==", 400)]
+)
+async def test_bytes_that_are_not_ascii_are_no_fault_of_the_brokers(place, caplog, spoilt, status):
+    upgrade = UPGRADE.replace(KEY, "") if spoilt.startswith("Sec") else UPGRADE
+    head = f"GET / HTTP/1.1\r\nHost: x\r\n{upgrade}{MQTT}{spoilt}\r\n\r\n"
+    answer, _, writer = await ask(place, head.encode("latin-1"))
+    assert answer.startswith(f"HTTP/1.1 {status} ")
+    assert not caplog.records
+    writer.close()
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://farm.example", "null", "https://farm.example:444"])
 async def test_a_page_that_is_not_listed_is_refused_at_once(place, origin):
     answer, reader, writer = await ask(place, f"GET / HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n{UPGRADE}{MQTT}")
