@@ -9,7 +9,8 @@ import pytest
 
 from hub.protocol.packets import Disconnect, MalformedPacket
 from tests.broker.conftest import Peer, Place
-from tests.broker.traps.process import BrokerProcess, Wanted
+from tests.broker.traps.process import BrokerProcess
+from tests.broker.traps.wanted import Wanted
 
 SEEN_FROM_OUTSIDE = (AssertionError, TimeoutError, EOFError, ConnectionError, MalformedPacket)
 """How a test fails on a trap; a broker that does not even start is another failure."""

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import multiprocessing
-import subprocess
+import os
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+import pytest
+import uvloop
 from amqtt.broker import Broker
 from pwdlib.hashers.argon2 import Argon2Hasher
 
@@ -21,6 +23,7 @@ from broker.server import BrokerOptions, EmbeddedBroker
 from hub.protocol.topics import Identity, Topics
 from tests.broker.conftest import SECRET, authenticate
 from tests.broker.traps.stock import stock_broker
+from tests.broker.traps.wanted import Wanted
 
 START_WITHIN_S = 20.0
 SHUTDOWN_WITHIN_S = 10.0
@@ -30,48 +33,22 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["pytest", __name__])
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which broker. `options` are of our `BrokerOptions`; the stock one has a word for `max_connections` only.
-
-    anyone: open to everybody, instead of with identities and the contract's rights.
-    ws: with a WebSocket listener.
-    store: with a file of its own for what survives it.
-    slow_passwords: passwords are hashed with argon2, at the cost that amqtt gives it.
-    publish_acl: whether the stock broker gets its list of who may publish what.
-    """
-
-    which: Literal["ours", "stock"]
-    directory: Path
-    options: dict[str, Any]
-    anyone: bool = False
-    ws: bool = False
-    store: bool = False
-    slow_passwords: bool = False
-    publish_acl: bool = True
-
-
 @asynccontextmanager
 async def listening(wanted: Wanted) -> AsyncIterator[Broker]:
     """The broker while it listens; to be shut down by whoever has it."""
     if wanted.which == "stock":
-        stock = stock_broker(
-            wanted.directory,
-            SECRET.decode(),
-            anyone=wanted.anyone,
-            ws=wanted.ws,
-            store=wanted.store,
-            max_connections=wanted.options.get("max_connections", -1),
-            slow_passwords=wanted.slow_passwords,
-            publish_acl=wanted.publish_acl,
-        )
+        stock = stock_broker(wanted, SECRET.decode())
         await stock.start()
         yield stock
         return
     options = replace(
         OPEN_OPTIONS if wanted.anyone else BrokerOptions(),
-        **({"port": 0, "ws_port": 0 if wanted.ws else None} | wanted.options),
+        port=0,
+        ws_port=0 if wanted.ws else None,
+        tls_port=0 if wanted.tls else None,
+        tls=wanted.tls,
         store=wanted.directory / "broker.sqlite" if wanted.store else None,
+        **wanted.options,
     )
     check: Authenticate = authenticate_slowly() if wanted.slow_passwords else authenticate
     rights: Rights = Topics()
@@ -108,8 +85,10 @@ async def _serve(wanted: Wanted, pipe: Connection) -> None:
 def _main(wanted: Wanted, pipe: Connection) -> None:
     logging.disable()
     warnings.simplefilter("ignore")
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(wanted, pipe))
+    # Each on the loop that it runs on outside of tests.
+    loop_factory = uvloop.new_event_loop if wanted.which == "ours" else None
+    with asyncio.Runner(loop_factory=loop_factory) as runner, suppress(KeyboardInterrupt):
+        runner.run(_serve(wanted, pipe))
 
 
 class DidNotStart(Exception):
@@ -134,12 +113,16 @@ class BrokerProcess:
         return self._ports["ws"]
 
     @property
+    def tls_port(self) -> int:
+        return self._ports["tls"]
+
+    @property
     def memory_bytes(self) -> int:
-        """How much memory the process holds."""
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(self._process.pid)], capture_output=True, check=True, text=True
-        )
-        return int(shown.stdout) * 1024
+        """How much memory the process holds now (RSS)."""
+        statm = Path(f"/proc/{self._process.pid}/statm")
+        if not statm.exists():
+            pytest.skip("NOT TESTED: this system does not tell in /proc what a process holds")
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._process.start)

@@ -7,6 +7,8 @@ from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 from pwdlib.hashers.argon2 import Argon2Hasher
 
+from tests.broker.traps.wanted import Wanted
+
 SITES = ("pond7", "pond8")
 
 
@@ -31,28 +33,22 @@ def password_file(directory: Path, secret: str, *, slow: bool) -> Path:
     return file
 
 
-def stock_broker(
-    directory: Path,
-    secret: str,
-    *,
-    anyone: bool,
-    ws: bool,
-    store: bool,
-    max_connections: int,
-    slow_passwords: bool,
-    publish_acl: bool,
-) -> Broker:
+def stock_broker(wanted: Wanted, secret: str) -> Broker:
     """A broker on free ports: open to anyone, or with its password file and its access control lists.
 
     The lists are configured the old way, by sections: the new way knows no list of what may be received.
     """
+    max_connections = wanted.options.get("max_connections", -1)
     listeners = {"default": ListenerConfig(bind="127.0.0.1:0", max_connections=max_connections)}
-    if ws:
+    if wanted.ws:
         listeners["ws"] = ListenerConfig(type=ListenerType.WS, bind="127.0.0.1:0")
-    if anyone:
+    if wanted.tls:  # whose certificates are believed can be said, not whether one must be shown
+        files = {"certfile": wanted.tls.certificate, "keyfile": wanted.tls.key, "cafile": wanted.tls.client_ca}
+        listeners["tls"] = ListenerConfig(bind="127.0.0.1:0", ssl=True, **files)
+    if wanted.anyone:
         everybody: dict[str, Any] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
-        if store:
-            file = str(directory / "amqtt.db")
+        if wanted.store:
+            file = str(wanted.directory / "amqtt.db")
             everybody["amqtt.contrib.persistence.SessionDBPlugin"] = {"file": file, "clear_on_shutdown": False}
         return Broker(BrokerConfig(listeners=listeners, plugins=everybody))
     topic_check: dict[str, Any] = {
@@ -61,7 +57,8 @@ def stock_broker(
         "subscribe-acl": rights_to_read("+", "feeders/+/commands"),
         "receive-acl": rights_to_read("commands", "feeders/+/commands", "heartbeat"),
     }
-    if publish_acl:
+    if wanted.publish_acl:
         topic_check["publish-acl"] = rights_to_publish()
-    auth = {"plugins": ["auth_file"], "password-file": str(password_file(directory, secret, slow=slow_passwords))}
+    passwords = password_file(wanted.directory, secret, slow=wanted.slow_passwords)
+    auth = {"plugins": ["auth_file"], "password-file": str(passwords)}
     return Broker(BrokerConfig(listeners=listeners, plugins=None, auth=auth, topic_check=topic_check))

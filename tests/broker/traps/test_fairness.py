@@ -1,5 +1,8 @@
 """What both brokers can do, so that a test of a trap fails on the stock one because of the trap and nothing else."""
 
+from dataclasses import replace
+
+import pytest
 import websockets
 
 from hub.protocol.packets import Connack, Connect, Decoder, Will, encode
@@ -64,6 +67,13 @@ async def test_websockets_are_listened_to(start_broker):
     async with websockets.connect(f"ws://127.0.0.1:{place.broker.ws_port}", subprotocols=["mqtt"]) as client:
         await client.send(encode(Connect("pond7", username="pond7", password=b"right")))
         assert Decoder().feed(await client.recv()) == [Connack()]
+
+
+@pytest.mark.parametrize("name", [None, "pond7"])
+async def test_tls_is_listened_to_with_and_without_a_certificate_of_the_client(start_broker, tls, name):
+    place = await start_broker(tls=replace(tls.files, client_certificates="optional"))
+    peer = await place.socket(port=place.broker.tls_port, ssl=tls.client(name))
+    assert (await peer.connect("pond7")).code == 0
 
 
 async def test_a_broker_that_is_open_needs_no_password(open_place):
