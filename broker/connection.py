@@ -114,6 +114,7 @@ class Connection:
         self._outgoing_bytes = 0
         self._held: deque[tuple[int, bytes]] | None = None  # what waits for a batch of the journal, in order
         self._held_bytes = 0
+        self._answered: asyncio.Event | None = None  # for the one that waits until nothing is held any more
         self._was_paused = False
         self._has_room = False  # some message was acknowledged: others may follow
         self._allowance = float(bounds.messages_per_s)  # messages that it may send now
@@ -163,6 +164,10 @@ class Connection:
             self.end("failed")  # only if none of the above did: a fault of the broker's own, or its cancellation
             if client is not None:
                 self._guard.leave(client)
+            if self._held:
+                self._answered = asyncio.Event()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._answered.wait(), CLOSING_S)
             await self._writer.close()
 
     # --- reading --------------------------------------------------------------------------------------------
@@ -359,6 +364,12 @@ class Connection:
             self._outgoing_bytes += len(data)
         if self._held:
             self._journal.when_committed(self._send_held)
+        elif self._ended:  # gently: what came before the DISCONNECT is answered, and that was the last of it
+            if self._outgoing:
+                self._write_outgoing()
+            self._writer.finish()
+            if self._answered is not None:
+                self._answered.set()
         self._flush()
 
     def _flush(self) -> None:
@@ -398,7 +409,7 @@ class Connection:
     def end(self, reason: str, *, gently: bool = False, with_will: bool = True) -> None:
         """End the connection, once: close the network, leave the session, publish the will, in this order.
 
-        gently: what is buffered may still go out, for `CLOSING_S`.
+        gently: what is buffered, or waits for the disk, may still go out, for `CLOSING_S`.
         with_will: False when it is the broker that goes, which says nothing about the client; a broker with a
             store publishes the will at its next start. After DISCONNECT there is none any more.
         """
@@ -413,12 +424,13 @@ class Connection:
         if gently:
             if self._outgoing:
                 self._write_outgoing()
-            self._writer.finish()
+            if not self._held:  # or `_send_held` does it
+                self._writer.finish()
             self._loop.call_later(CLOSING_S, self._writer.abort)
         else:
             self._writer.abort()
+            self._held = None
         self._outgoing.clear()
-        self._held = None
         subscriber = self._subscriber
         if subscriber is None:
             return
