@@ -7,15 +7,12 @@ import asyncio
 import contextlib
 import errno
 import gc
-import ipaddress
-import json
-import resource
 import shlex
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -28,14 +25,14 @@ from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
 from broker.certificates import TlsFault, TlsFiles
+from broker.cli import bare_broker
 from broker.guard import NOT_AUTHORIZED, Authenticate, Credentials, NotAdmitted, Refusal
 from broker.link import EmbeddedLink
-from broker.listeners import ListenError
-from broker.open import OPEN_OPTIONS, EverybodyMayDoEverything, let_everybody_in
+from broker.listeners import ListenError, allow_many_connections
 from broker.refusal_log import RefusalLog
 from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
-from config.settings import Settings, SettingsError, load
+from config.settings import Mqtt, Settings, SettingsError, load
 from http_api.app import create_app
 from http_api.operations import Services
 from http_api.service import BrokerFigures
@@ -66,12 +63,12 @@ from hub.valkey import embedded_valkey
 
 LINK_WITHIN_S: Final = 5.0
 HTTP_STOPS_WITHIN_S: Final = 2
-MOST_OPEN_FILES: Final = 65_536
 THREADS_TAKE_TURNS_EVERY_S: Final = 0.0005
 """A change passes through three threads (event loop, database, MQTT); at Python's 5 ms each waits for the others."""
 
 log = structlog.get_logger()
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command(name="broker")(bare_broker)
 app.add_typer(site.app, name="site")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")
@@ -110,14 +107,6 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
             await stop.wait()
             log.info("stopping")
     log.info("stopped")
-
-
-def allow_many_connections() -> None:
-    """Each connection needs an open file; take as many as the system lets us have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
-    with contextlib.suppress(ValueError, OSError):  # then it is what it was, and `max_connections` is the lower
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.asynccontextmanager
@@ -200,27 +189,7 @@ async def embedded_broker(
             detail = f"{refusal.kind}: {refusal.reason}" + (f", {times} times" if times > 1 else "")
             tasks.start(rejects.keep(refusal.identity, "forbidden", detail, refusal.topic or ""), "keep refusal")
 
-    mqtt = settings.mqtt
-    options = BrokerOptions(
-        host=bracketed(mqtt.host),
-        port=mqtt.port,
-        tls_host=None if mqtt.tls_host is None else bracketed(mqtt.tls_host),
-        tls_port=mqtt.tls_port,
-        ws_port=mqtt.ws_port,
-        wss_port=mqtt.wss_port,
-        tls=tls_files(settings),
-        ws_origins=mqtt.ws_origins,
-        connect_timeout_s=mqtt.connect_timeout_s,
-        max_connections=mqtt.max_connections,
-        max_connections_per_user=mqtt.max_connections_per_user,
-        max_connections_per_address=mqtt.max_connections_per_address,
-        max_unauthenticated=mqtt.max_unauthenticated,
-        max_login_pause_s=mqtt.max_login_pause_s,
-        max_packet_bytes=mqtt.max_packet_bytes,
-        max_messages_per_s=mqtt.max_messages_per_s,
-        sys_interval_s=mqtt.sys_interval_s,
-        store=data_dir.path / "broker.db",
-    )
+    options = broker_options(settings, data_dir)
     monitors = MonitorLogins(database)
     async with RefusalLog(tell) as refusals:
         broker = EmbeddedBroker(options, authenticate_with(database, monitors), topics, refusals.record)
@@ -237,6 +206,19 @@ async def embedded_broker(
                     REGISTRY.unregister(figures)
         except StoreUnusable as error:
             raise CannotStart(str(error)) from error
+
+
+def broker_options(settings: Settings, data_dir: DataDir) -> BrokerOptions:
+    """What the settings say of the embedded broker; most options are settings of the same name. Raises CannotStart."""
+    mqtt = settings.mqtt
+    same = {name: getattr(mqtt, name) for name in SAME_NAMES}
+    host = bracketed(mqtt.host)
+    tls_host = None if mqtt.tls_host is None else bracketed(mqtt.tls_host)
+    store = data_dir.path / "broker.db"
+    return replace(BrokerOptions(**same), host=host, tls_host=tls_host, tls=tls_files(settings), store=store)
+
+
+SAME_NAMES: Final = {field.name for field in fields(BrokerOptions)} & set(Mqtt.model_fields)
 
 
 def tls_files(settings: Settings) -> TlsFiles | None:
@@ -468,92 +450,6 @@ def serve(
     logs.configure(settings.log.level, settings.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(settings, with_demo=demo_farm))
-
-
-@app.command(name="broker")
-def bare_broker(
-    is_open: Annotated[bool, typer.Option("--open", help="Required: everybody may do everything.")] = False,
-    host: Annotated[str, typer.Option(help="Address to listen on; of this machine's loopback only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port for MQTT; 0 takes a free one.")] = 1883,
-    tls_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over TLS.  [default: none]")
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate for TLS, a PEM file.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="The certificate's private key, a PEM file.")] = None,
-    tls_client_ca: Annotated[
-        Path | None, typer.Option(help="Clients must show a certificate that this authority, a PEM file, signed.")
-    ] = None,
-    ws_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over WebSocket.  [default: none]")
-    ] = None,
-    wss_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="TCP port for MQTT over WebSocket over TLS.  [default: none]")
-    ] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Keep sessions and retained messages in this file.  [default: in memory]")
-    ] = None,
-) -> None:
-    """Run the MQTT broker alone, without hub, Redis or database: for test suites, benchmarks, trying clients.
-
-    Says its addresses on stdout, one JSON object in a line, when it listens.
-    """
-    if not is_open:
-        raise typer.BadParameter("the bare broker knows no users; say --open to let everybody in")
-    if not is_loopback(host):
-        raise typer.BadParameter(f"an open broker listens on loopback only (127.0.0.1, ::1), not on {host}")
-    tls = None
-    if tls_cert is not None and tls_key is not None:
-        tls = TlsFiles(tls_cert, tls_key, tls_client_ca, "none" if tls_client_ca is None else "required")
-    elif (tls_port, wss_port) != (None, None):
-        raise typer.BadParameter("--tls-port and --wss-port need --tls-cert and --tls-key")
-    logs.configure("warning", "console")
-    options = replace(
-        OPEN_OPTIONS,
-        host=bracketed(host),
-        port=port,
-        tls_port=tls_port,
-        ws_port=ws_port,
-        wss_port=wss_port,
-        tls=tls,
-        store=store,
-    )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run_bare_broker(options))
-
-
-BROKER_PORTS: Final = ("port", "tls_port", "ws_port", "wss_port")
-TLS_FLAGS: Final = {"certificate": "--tls-cert", "key": "--tls-key", "client_ca": "--tls-client-ca"}
-
-
-async def run_bare_broker(options: BrokerOptions) -> None:
-    """An open broker, until SIGINT or SIGTERM. Raises CannotStart."""
-    allow_many_connections()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        broker = EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), record=lambda _: None)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.reload_certificates)
-        async with broker:
-            typer.echo(json.dumps({name: getattr(broker, name) for name in BROKER_PORTS}))
-            sys.stdout.flush()
-            await stop.wait()
-    except TlsFault as fault:
-        raise CannotStart(f"{fault}. Name another file: {TLS_FLAGS[fault.field]}.") from fault
-    except ListenError as error:
-        flag = "--" + error.option.replace("_", "-")
-        raise CannotStart(f"{error}. Choose another port: {flag}.") from error
-    except StoreUnusable as error:
-        raise CannotStart(f"{error}. Name another file: --store.") from error
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @app.command(name="doctor")

@@ -6,8 +6,10 @@ that ends with its accepted CONNECT, through the handshakes of what its listener
 
 import asyncio
 import logging
+import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -31,6 +33,7 @@ Channel = Socket | Layer
 Serve = Callable[[str, Channel], Awaitable[None]]
 """Serves a client to its end; is given the listener's name and the open channel."""
 _BACKLOG: Final = 1024
+_MOST_OPEN_FILES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +156,11 @@ class Listeners:
     def _refuse(self, socket: Socket, reason: str, detail: str | None = None) -> None:
         address = address_of(socket.get_peer_info())
         self._guard.refuse(Refusal("connection", None, None, None, reason, address, detail))
+
+
+def allow_many_connections() -> None:
+    """Each connection needs an open file; take as many as the system lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_OPEN_FILES)
+    with suppress(ValueError, OSError):  # then it is what it was, and `max_connections` is the lower
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -186,6 +186,41 @@ class Mqtt(_Section):
         description="How many messages the embedded broker takes from one client in a second, over some time; "
         "one that sends more is read more slowly. 0 is no limit.",
     )
+    max_in_flight: int = Field(
+        20,
+        ge=1,
+        le=65_535,
+        description="How many messages of QoS 1 and 2 are on their way to one client, not acknowledged yet.",
+    )
+    max_queued_messages: int = Field(
+        1000,
+        ge=1,
+        description="How many more may wait for one client. When it is too much the oldest of QoS 0 go first; then "
+        "its session ends, and it finds none when it comes again.",
+    )
+    max_queued_bytes: int = Field(
+        4_194_304, ge=1024, description="How many bytes these may have, without their topics."
+    )
+    max_buffered_bytes: int = Field(
+        4_194_304,
+        ge=1024,
+        description="How many bytes of answers one client may leave unread until its connection ends.",
+    )
+    max_subscriptions: int = Field(100, ge=1, description="How many topic filters one client may subscribe to.")
+    max_unreleased: int = Field(
+        1000, ge=1, le=65_535, description="How many messages of QoS 2 one client may send without releasing them."
+    )
+    max_sessions: int = Field(
+        20_000, ge=1, description="How many sessions there may be: of clients that are there, and stored ones."
+    )
+    max_retained_messages: int = Field(
+        1000, ge=1, description="How many retained messages one site may have; a new one too many is not kept."
+    )
+    max_retained_bytes: int = Field(
+        8_388_608, ge=1024, description="How many bytes these may have, without their topics."
+    )
+    max_topic_length: int = Field(512, ge=1, le=65_535, description="How many characters a topic may have.")
+    max_topic_levels: int = Field(32, ge=1, le=65_535, description="How many levels a topic may have.")
     sys_interval_s: float = Field(
         10.0,
         ge=0,
