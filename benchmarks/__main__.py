@@ -89,7 +89,7 @@ def numbers(text: str) -> list[int]:
 
 def main(
     part: Annotated[Part, typer.Argument(help="What to measure.")] = Part.ALL,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long a round of each case lasts.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long a round of each case lasts.")] = 4.0,
     count: Annotated[int, typer.Option("--rounds", min=1, help="How many rounds; medians are printed.")] = 5,
     clients: Annotated[int, typer.Option(min=1, help="broker: clients that connect, or are idle.")] = 2000,
     feeders: Annotated[int, typer.Option(min=1, help="changes: feeders of the one site.")] = 64,
