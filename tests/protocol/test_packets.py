@@ -1,11 +1,7 @@
 """MQTT 3.1.1 packets, by the standard's clauses."""
 # ruff: noqa: FBT003 - packets are written as the standard draws them, field by field
 
-import itertools
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hub.protocol.packets import (
     FAILURE,
@@ -187,56 +183,3 @@ def test_wildcards_may_fill_whole_levels(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "a#", "#/a", "a+", "a/+b", "##", "a\0"])
 def test_wildcards_fill_nothing_less_than_whole_levels(text: str) -> None:
     assert not is_topic_filter(text)
-
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
-NAMES = TEXT.map(lambda text: text.replace("+", "p").replace("#", "h")).filter(bool)
-FILTERS = st.lists(st.sampled_from(["+", "a", "", "å", "$x"]), min_size=1, max_size=6).map("/".join).filter(bool)
-IDS = st.integers(1, 65535)
-QOS = st.integers(0, 2)
-DATA = st.binary(max_size=300)
-PACKETS: st.SearchStrategy[Packet] = st.one_of(
-    st.builds(
-        Connect,
-        TEXT,
-        st.booleans(),
-        st.integers(0, 65535),
-        st.none() | st.builds(Will, NAMES, DATA, QOS, st.booleans()),
-        TEXT,
-        st.none() | DATA,
-    ),
-    st.builds(Connack, st.just(False), st.integers(0, 5)),
-    st.builds(Publish, NAMES, DATA, st.just(0), st.booleans()),
-    st.builds(Publish, NAMES, DATA, st.integers(1, 2), st.booleans(), st.booleans(), IDS),
-    *(st.builds(ack, IDS) for ack in (Puback, Pubrec, Pubrel, Pubcomp, Unsuback)),
-    st.builds(Subscribe, IDS, st.lists(st.tuples(FILTERS, QOS), min_size=1, max_size=5).map(tuple)),
-    st.builds(Unsubscribe, IDS, st.lists(FILTERS, min_size=1, max_size=5).map(tuple)),
-    st.builds(Suback, IDS, st.lists(st.sampled_from([0, 1, 2, FAILURE]), min_size=1).map(tuple)),
-    st.sampled_from([Pingreq(), Pingresp(), Disconnect()]),
-)
-
-
-@given(st.lists(PACKETS, max_size=6), st.lists(st.integers(0, 2000), max_size=6))
-def test_any_packets_come_back_however_the_network_cuts_them(packets: list[Packet], cuts: list[int]) -> None:
-    stream = b"".join(map(encode, packets))
-    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    decoder = Decoder()
-    found = [packet for at, end in itertools.pairwise(edges) for packet in decoder.feed(stream[at:end])]
-    assert found == packets
-
-
-@settings(max_examples=500)
-@given(st.lists(PACKETS, min_size=1, max_size=4), st.lists(st.tuples(st.integers(0, 600), st.binary(max_size=4))))
-def test_damaged_packets_are_malformed_and_nothing_worse(
-    packets: list[Packet], damages: list[tuple[int, bytes]]
-) -> None:
-    stream = bytearray(b"".join(map(encode, packets)))
-    for at, change in damages:
-        stream[at % len(stream) : at % len(stream) + len(change)] = change or b"\xff"
-    decoder = Decoder(2000)
-    try:
-        for at in range(0, len(stream), 50):
-            for packet in decoder.feed(bytes(stream[at : at + 50])):
-                assert Decoder().feed(encode(packet)) == [packet]
-    except MalformedPacket:
-        pass
