@@ -51,7 +51,8 @@ class Bounds:
     packet_bytes: the longest packet read, with its header.
     buffered_bytes: bytes that wait for a peer that does not read. Messages for it wait in its session long
         before; it is acknowledgements and the like that are meant here, and past this the connection ends.
-    messages_per_s: PUBLISH packets taken from it, over some time; a client that sends more is read more slowly.
+    messages_per_s: PUBLISH packets and filters subscribed to, over some time; a client that sends more is read more
+        slowly.
         0 for no limit.
     """
 
@@ -293,6 +294,7 @@ class Connection:
         self._has_room = True
 
     def _on_subscribe(self, subscriber: Subscriber, packet: Subscribe) -> None:
+        self._allowance -= len(packet.filters)  # each looks through what is retained
         self._exchange.subscribe(subscriber, packet)
 
     def _on_unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> None:

@@ -255,11 +255,12 @@ class Exchange:
         # Each filter as if it came alone [MQTT-3.8.4-4]. One may bring every retained message at once, past the
         # session's bounds, but not one after the other without an acknowledgement.
         most_waiting = -1 if session.full else session.waiting + len(self._retained)
+        found = {topic_filter: self._retained.match(topic_filter) for topic_filter in dict(granted)}
         for topic_filter, qos in granted:
             if session.full and session.waiting > most_waiting:
                 self._overflow(subscriber)
                 return
-            for message in self._retained.match(topic_filter):
+            for message in found[topic_filter]:
                 self._deliver(subscriber, message, qos, retain=True)  # [MQTT-3.3.1-6, -8]
 
     def _grant(self, subscriber: Subscriber, topic_filter: str, qos: int) -> bool:
