@@ -51,10 +51,10 @@ def bare_broker(
     if not is_loopback(host):
         raise typer.BadParameter(f"an open broker listens on loopback only (127.0.0.1, ::1), not on {host}")
     tls = None
-    if tls_cert is not None and tls_key is not None:
+    if (tls_port, wss_port, tls_cert, tls_key, tls_client_ca) != (None,) * 5:
+        if tls_cert is None or tls_key is None or (tls_port, wss_port) == (None, None):
+            raise typer.BadParameter("TLS needs --tls-cert and --tls-key, and --tls-port or --wss-port")
         tls = TlsFiles(tls_cert, tls_key, tls_client_ca, "none" if tls_client_ca is None else "required")
-    elif (tls_port, wss_port) != (None, None):
-        raise typer.BadParameter("--tls-port and --wss-port need --tls-cert and --tls-key")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     options = replace(
         OPEN_OPTIONS,

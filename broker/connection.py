@@ -325,7 +325,7 @@ class Connection:
 
     @property
     def paused(self) -> bool:
-        if self._writer.paused or self._outgoing_bytes > TURN_BYTES:
+        if self._writer.paused or self._outgoing_bytes + self._held_bytes > TURN_BYTES:
             self._was_paused = True
             return True
         return False

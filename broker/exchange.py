@@ -11,7 +11,7 @@ from typing import Protocol
 from broker.guard import IDENTIFIER_REJECTED, SERVER_UNAVAILABLE, Client, Guard, NotAdmitted, Refusal
 from broker.journal import Journal, RetainedRow, StoredSession, WillRow
 from broker.router import Retained, Subscriptions
-from broker.session import Limits, Session
+from broker.session import NO_LIMITS, Limits, Session
 from broker.sys_topics import SYS
 from hub.protocol.packets import FAILURE, Packet, Publish, Suback, Subscribe, Unsuback, Unsubscribe, Will
 
@@ -85,7 +85,7 @@ class Exchange:
     def restore(
         self, sessions: dict[str, StoredSession], retained: dict[str, RetainedRow], wills: dict[str, WillRow]
     ) -> None:
-        """Begin with what the journal kept. What its owner may not have any more is left out, for good.
+        """Begin with what the journal kept. What a session's owner may not have any more is left out, for good.
 
         wills: of clients that were connected when the broker ended, and are not now: they are published, as
         section 3.1.2.5 allows, or a retained "online" would outlive its client.
@@ -102,7 +102,7 @@ class Exchange:
                     messages.append((number, message))
                 else:
                     journal.remove_message(number)
-            session = Session.restored(client_id, self._limits, journal, state.subscriptions, messages, state.received)
+            session = Session.restored(client_id, NO_LIMITS, journal, state.subscriptions, messages, state.received)
             for topic_filter in [f for f in session.subscriptions if not self._guard.may_subscribe(client, f)]:
                 session.unsubscribe(topic_filter)
             subscriber = Subscriber(client, session, temporary=False, outlet=None)
@@ -114,6 +114,8 @@ class Exchange:
             self.drop_will(client_id)
             if self._guard.may_publish(Client(will.identity, client_id, "away"), will.topic, will.retain):
                 self.publish(Publish(will.topic, will.payload, will.qos, will.retain), will.identity.name)
+        for subscriber in self._subscribers.values():  # only now, or a will could be what is too much for one
+            subscriber.session.limits = self._limits
 
     # --- clients come and go --------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ class Exchange:
             subscriber.client, subscriber.outlet = client, outlet
             subscriber.session.limits = limits or self._limits
             return subscriber, True
-        if len(self._subscribers) >= self._max_sessions:
+        if len(self._subscribers) >= self._max_sessions and client.identity.kind != "hub":
             reason = "too-many-sessions"
             self._guard.refuse(Refusal("connect", client.identity.name, client_id, None, reason, client.address))
             raise NotAdmitted(SERVER_UNAVAILABLE, reason)
@@ -185,14 +187,11 @@ class Exchange:
                 self._subscriptions.remove(topic_filter, subscriber)
             subscriber.session.end()
 
-    def outlet(self, client_id: str) -> Outlet | None:
-        """The way to that client, if it is there."""
-        subscriber = self._subscribers.get(client_id)
-        return None if subscriber is None else subscriber.outlet
-
     def forget_user(self, name: str) -> None:
-        """Drop the sessions and the retained messages of a user whose connections are ended."""
+        """Drop the sessions and the retained messages of a user, and who is connected with one."""
         for subscriber in [each for each in self._subscribers.values() if each.client.identity.name == name]:
+            if subscriber.outlet is not None:
+                subscriber.outlet.end("removed")
             self._forget(subscriber)
         for topic in self._retained.topics_of(name):
             self._clear_retained(topic)
@@ -254,6 +253,7 @@ class Exchange:
         outlet.send(Suback(packet.packet_id, tuple(codes)), self.last_change if session.stored else 0)
         # Each filter as if it came alone [MQTT-3.8.4-4]. One may bring every retained message at once, past the
         # session's bounds, but not one after the other without an acknowledgement.
+        self._counters["dropped_qos_0"] += session.make_room()
         most_waiting = -1 if session.full else session.waiting + len(self._retained)
         found = {topic_filter: self._retained.match(topic_filter) for topic_filter in dict(granted)}
         for topic_filter, qos in granted:

@@ -125,6 +125,7 @@ class Guard:
         self._max_connections_per_user = max_connections_per_user
         self._max_topic_length = topic_limits.length
         self._max_slashes = topic_limits.levels - 1
+        self._user_changes = 0
         self._connected: defaultdict[str, Counter[str]] = defaultdict(Counter)  # user -> client id -> connections
 
     async def admit(self, connect: Connect, address: str, certificate_name: str | None = None) -> Client:
@@ -177,6 +178,10 @@ class Guard:
             raise self._refused(SERVER_UNAVAILABLE, refusal)
         connected[client.client_id] += 1
 
+    def users_changed(self) -> None:
+        """A user is no more, or has another secret: whoever is being looked at is looked at again."""
+        self._user_changes += 1
+
     # --- whose password it is ---------------------------------------------------------------------------------
 
     async def _identify(self, connect: Connect, shown: Credentials, address: str) -> Identity:
@@ -193,11 +198,11 @@ class Guard:
         login = self._throttle.ask(now_s(), network_of(address), username)
         if login is None:
             raise self._no_login(SERVER_UNAVAILABLE, "login-throttled", connect, address)
-        if login.wait_s:
-            await self._wait(login.wait_s)
         try:
+            if login.wait_s:
+                await self._wait(login.wait_s)
             identity = await self._look(connect, shown, address)
-        except NotAdmitted:
+        except BaseException:  # also when its time was over: nobody has looked
             self._throttle.unanswered(login)
             raise
         if identity is None:
@@ -216,7 +221,11 @@ class Guard:
 
     async def _look(self, connect: Connect, shown: Credentials, address: str) -> Identity | None:
         try:
-            return await self._authenticate(shown)
+            while True:
+                changes = self._user_changes
+                identity = await self._authenticate(shown)
+                if changes == self._user_changes:  # or what was read may be of before the change
+                    return identity
         except NotAdmitted as refused:
             raise self._no_login(refused.code, refused.reason, connect, address) from refused
         except Exception as error:

@@ -50,6 +50,7 @@ class EmbeddedLink:
             yield self
         finally:
             self._receive = None
+            self._arrived.clear()
             if self._subscriber is not None:
                 subscriber, self._subscriber = self._subscriber, None
                 self._exchange.leave(subscriber)

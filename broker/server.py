@@ -227,11 +227,12 @@ class EmbeddedBroker(PluginHost):
 
     async def disconnect_user(self, name: str) -> bool:
         """End every connection of an MQTT user, its will included; False if there is none."""
-        ending = {task for connection, task in self._connections.items() if connection.user == name}
-        for connection in [connection for connection in self._connections if connection.user == name]:
+        self._guard.users_changed()
+        ending = {connection: task for connection, task in self._connections.items() if connection.user == name}
+        for connection in ending:
             connection.end("disconnected-by-hub")
         if ending:
-            await asyncio.wait(ending, timeout=SHUTDOWN_S)
+            await asyncio.wait(ending.values(), timeout=SHUTDOWN_S)
         return bool(ending)
 
     async def remove_user(self, name: str) -> bool:
@@ -259,7 +260,11 @@ class EmbeddedBroker(PluginHost):
 
     async def __aenter__(self) -> Self:
         await self._open.enter_async_context(self.opened())
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self._open.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -273,9 +278,11 @@ class EmbeddedBroker(PluginHost):
         """Listen. Raises ListenError, and then listens on nothing."""
         self.transitions.start()
         await self.plugins_manager.fire_event(BrokerEvents.PRE_START, wait=True)
+        self._listeners.is_open = True
         try:
             await self._start_listeners()
         except OSError:
+            self._listeners.is_open = False
             self.transitions.starting_fail()
             for server in self._servers.values():
                 server.instance.close()
@@ -284,7 +291,6 @@ class EmbeddedBroker(PluginHost):
             self._ports[name] = next(iter(server.instance.sockets)).getsockname()[1]
         self.transitions.starting_success()
         self._sys.start()
-        self._listeners.is_open = True
         await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
 
     async def shutdown(self) -> None:

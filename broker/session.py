@@ -5,10 +5,11 @@ received and not yet released. Packets go in, the packets to send come out; whoe
 them in that order. What a stored session changes goes into the journal as well.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from broker.journal import Journal, MessageRow
 from hub.protocol.packets import MAX_PACKET_ID, MalformedPacket, Publish, Pubrel
@@ -29,6 +30,9 @@ class Limits:
     queued_bytes: int = 4 * 1024 * 1024
     unreleased: int = 1_000
     subscriptions: int = 100
+
+
+NO_LIMITS: Final = Limits(queued_messages=sys.maxsize, queued_bytes=sys.maxsize)
 
 
 class TooManyUnreleased(Exception):

@@ -42,7 +42,7 @@ CREATE TABLE retained (topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGE
 CREATE TABLE will (client_id TEXT PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, topic TEXT NOT NULL,
     payload BLOB NOT NULL, qos INTEGER NOT NULL CHECK (qos BETWEEN 0 AND 2), retain INTEGER NOT NULL) STRICT;
 """
-_DAMAGED: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, None}
+_DAMAGED: Final = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
 """SQLite's codes that mean the file's content; others mean that it cannot be used now: locked, read-only, full."""
 
 
@@ -93,8 +93,9 @@ class Store:
             if not self._closing:
                 await asyncio.sleep(GATHERING_S)
             self._changed.clear()
-            if await self._write(self.journal.take()):
-                self.journal.commit()
+            if not await self._write(self.journal.take()):
+                return  # or a later batch would be there without this one
+            self.journal.commit()
 
     def close(self) -> None:
         self._closing = True
@@ -131,12 +132,18 @@ async def open_store(path: Path, counters: Counter[str]) -> AsyncIterator[Store]
             _log.error("%s The broker begins without retained messages and stored sessions.", damage)
         store = Store(file, state, thread, counters)
         writing = asyncio.create_task(store.write_batches(), name="broker store")
+        writing.add_done_callback(_tell_fault)
         try:
             yield store
         finally:
             store.close()
             await writing
             await loop.run_in_executor(thread, file.close)
+
+
+def _tell_fault(writing: asyncio.Task[None]) -> None:
+    if not writing.cancelled() and (fault := writing.exception()) is not None:
+        _log.critical("the broker keeps nothing any more, and acknowledges nothing that it would", exc_info=fault)
 
 
 class _File:
@@ -182,7 +189,8 @@ class _File:
                 raise ValueError(verdict)
             return _read(database)
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) in _DAMAGED:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is None or code & 0xFF in _DAMAGED:  # the rest of it is detail
                 raise ValueError(str(error)) from error
             raise
 
@@ -209,7 +217,8 @@ class _File:
         try:
             yield self._database
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # some faults end it themselves
+                self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
 

@@ -5,7 +5,11 @@ import socket
 
 import pytest
 
+from broker.guard import Credentials
+from broker.server import BrokerOptions, EmbeddedBroker
 from hub.protocol.packets import Connack, Disconnect, Publish, Will
+from hub.protocol.topics import Identity, Topics
+from tests.broker.conftest import Peer
 
 HEARTBEAT = "fh/v1/pond7/heartbeat"
 WILL = Will(HEARTBEAT, b"offline", qos=1, retain=True)
@@ -173,3 +177,40 @@ async def test_the_hands_of_a_user_are_disconnected_with_it(place):
     assert await place.broker.disconnect_user("pond7")
     assert await hand.closed() == await site.closed() == []
     assert await other.so_far() == []
+
+
+async def test_who_is_removed_while_its_password_is_looked_at_is_looked_at_again(monkeypatch):
+    """What the database said before the removal does not count after it."""
+    looked, go_on, users = asyncio.Event(), asyncio.Event(), {"pond7"}
+
+    async def slow(shown: Credentials) -> Identity | None:
+        known = shown.username in users
+        looked.set()
+        await go_on.wait()
+        return Identity("site", "pond7") if known else None
+
+    async with EmbeddedBroker(BrokerOptions(port=0), slow, Topics(), lambda _: None) as broker:
+        peer = await Peer(broker.port).open()
+        connecting = asyncio.create_task(peer.connect("pond7"))
+        await looked.wait()
+        users.clear()
+        assert not await broker.remove_user("pond7")
+        go_on.set()
+        assert (await connecting).code == 5
+        peer.drop()
+
+
+async def test_whoever_is_connected_when_its_user_is_forgotten_is_ended(place):
+    site = await place.client("pond7", clean_session=False)
+    await site.subscribe("fh/v1/pond7/commands")
+    place.broker._exchange.forget_user("pond7")
+    assert await site.closed() == []
+    assert place.broker.counters["sessions"] == place.broker.counters["subscriptions"] == 0
+
+
+async def test_the_hub_has_a_place_however_many_sessions_there_are(start_broker):
+    place = await start_broker(max_sessions=1)
+    await place.client("pond7")
+    link = place.broker.link(Identity("hub", "hub"), "hub", (("fh/v1/#", 1),))
+    async with link.running(lambda message: None):
+        assert link.connected

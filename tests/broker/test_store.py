@@ -156,6 +156,28 @@ async def test_the_will_of_a_client_that_the_broker_left_is_published_at_the_nex
         await again.broker.__aexit__(None, None, None)
 
 
+async def test_the_will_of_a_left_client_is_not_what_is_too_much_for_a_restored_session(start_broker, store_file):
+    events = "fh/v1/pond7/feeders/f1/events"
+    place = await start_broker(store=store_file, max_queued_messages=3)
+    hub = await place.hub(events, clean_session=False)
+    hub.drop()
+    await place.until("ended_lost")
+    site = await place.client("pond7", will=Will(events, b"gone", qos=1))
+    for number in range(3):
+        await site.publish(events, b"%d" % number)
+    await place.broker.__aexit__(None, None, None)
+    again = await start_broker(store=store_file, max_queued_messages=3)
+    hub = await again.client("hub", clean_session=False)
+    assert [payload for _, payload, *_ in await hub.messages()] == [b"0", b"1", b"2", b"gone"]
+
+
+async def test_a_broker_that_cannot_listen_leaves_its_file_to_others(start_broker, store_file):
+    place = await start_broker()
+    with pytest.raises(OSError, match="in use"):
+        await start_broker(store=store_file, port=place.broker.port)
+    await start_broker(store=store_file)
+
+
 async def test_what_its_owner_may_not_have_any_more_is_not_restored(start_broker, store_file):
     place = await start_broker(store=store_file)
     site = await place.client("pond7", clean_session=False)

@@ -140,7 +140,7 @@ async def test_the_will_goes_out_when_the_connection_is_cut(
     client = await connected(kind, scheme, will=Will(TOPIC, b"gone", 1, retain=True))
     await client.subscribe("something", 1)
     await peer.subscribe(TOPIC)
-    outlet = broker._exchange.outlet("c")
+    outlet = broker._exchange._subscribers["c"].outlet
     assert outlet is not None
     outlet.end("cut")
     assert await peer.receive() == Publish(TOPIC, b"gone", 1, packet_id=1)
