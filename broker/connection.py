@@ -113,8 +113,9 @@ class Connection:
         self._over: asyncio.Event | None = None  # for the one that waits while the connection goes on
         self._outgoing: list[bytes] = []  # of this turn of the loop, written as one
         self._outgoing_bytes = 0
-        self._held: deque[tuple[int, bytes]] | None = None  # what waits for a batch of the journal, in order
+        self._held: deque[tuple[int, bytes, bool]] | None = None  # what waits for a batch of the journal, in order
         self._held_bytes = 0
+        self._held_others = 0  # of the packets held, those that are not a PUBACK
         self._answered: asyncio.Event | None = None  # for the one that waits until nothing is held any more
         self._was_paused = False
         self._has_room = False  # some message was acknowledged: others may follow
@@ -141,9 +142,9 @@ class Connection:
             self.user = client.identity.name
             subscriber, present = self._exchange.enter(client, self, clean=connect.clean_session)
             self._accept(connect, subscriber, present)
-            self._handle(subscriber, rest)
+            await self._handle(subscriber, rest)
             while not self._ended:
-                self._handle(subscriber, await self._receive())
+                await self._handle(subscriber, await self._receive())
                 if self._bounds.messages_per_s:
                     await self._keep_to_the_rate(self._bounds.messages_per_s)
         except NotAdmitted as refused:
@@ -243,7 +244,7 @@ class Connection:
         else:
             self.end("keep-alive")
 
-    def _handle(self, subscriber: Subscriber, packets: list[Packet]) -> None:
+    async def _handle(self, subscriber: Subscriber, packets: list[Packet]) -> None:
         for packet in packets:
             if self._ended:  # nothing after DISCONNECT is looked at
                 return
@@ -253,6 +254,8 @@ class Connection:
             if self._has_room and not isinstance(packet, Puback | Pubcomp):
                 self._send_ready(subscriber)
             handle(self, subscriber, packet)
+            if type(packet) is Subscribe:  # its filters may have looked through all that is retained
+                await asyncio.sleep(0)
         if self._has_room:
             self._send_ready(subscriber)
 
@@ -331,28 +334,34 @@ class Connection:
         return False
 
     def send(self, packet: Packet, after: int = 0) -> None:
-        """Send a packet with whatever else this turn of the loop brings, once that batch of the journal is kept."""
+        """Send a packet with whatever else this turn of the loop brings, once that batch of the journal is kept.
+
+        In order, but that a PUBLISH does not wait behind PUBACKs: these answer what the client sent.
+        """
         if self._ended:
             return
         data = encode(packet)
+        is_publish = type(packet) is Publish
         if type(packet) is Publish:
             self._traffic.messages_sent += 1
             self._traffic.payload_bytes_sent += len(packet.payload)
-        if self._held or (after and self._journal is not None and after > self._journal.committed):
-            self._hold(data, after)
+        waits = after and self._journal is not None and after > self._journal.committed
+        if waits or (self._held and not (is_publish and not self._held_others)):
+            self._hold(data, after, is_puback=type(packet) is Puback)
             return
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(data)
         self._outgoing_bytes += len(data)
 
-    def _hold(self, data: bytes, after: int) -> None:
+    def _hold(self, data: bytes, after: int, *, is_puback: bool) -> None:
         assert self._journal is not None
         if not self._held:
             self._held = deque()
             self._journal.when_committed(self._send_held)
-        self._held.append((after, data))
+        self._held.append((after, data, is_puback))
         self._held_bytes += len(data)
+        self._held_others += not is_puback
         if self._held_bytes > self._bounds.buffered_bytes:
             self.end_soon("stalled")
 
@@ -360,8 +369,9 @@ class Connection:
         """A batch was committed: what waited for it goes out, up to the first that waits for a later one."""
         assert self._journal is not None
         while self._held and self._held[0][0] <= self._journal.committed:
-            _, data = self._held.popleft()
+            _, data, is_puback = self._held.popleft()
             self._held_bytes -= len(data)
+            self._held_others -= not is_puback
             self._outgoing.append(data)
             self._outgoing_bytes += len(data)
         if self._held:

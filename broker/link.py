@@ -39,6 +39,7 @@ class EmbeddedLink:
         self._filters = topic_filters
         self._receive: Receive | None = None
         self._subscriber: Subscriber | None = None
+        self._unacknowledged = 0  # messages of this session that the hub has not done with, of any QoS
         self._arrived: deque[tuple[Subscriber, Publish, float]] = deque()
 
     @asynccontextmanager
@@ -56,6 +57,7 @@ class EmbeddedLink:
                 self._exchange.leave(subscriber)
 
     def _enter(self) -> None:
+        self._unacknowledged = 0
         if self._receive is None:
             return  # nobody is there any more
         self._subscriber, _ = self._exchange.enter(self._client, self, clean=False, limits=LIMITS)
@@ -77,7 +79,10 @@ class EmbeddedLink:
 
     # --- the broker's side: broker.exchange.Outlet -------------------------------------------------------------
 
-    paused: Final = False
+    @property
+    def paused(self) -> bool:
+        """So many are with the hub that more wait in the session, whose bounds hold for QoS 0 too."""
+        return self._unacknowledged >= LIMITS.in_flight
 
     def send(self, packet: Packet, after: int = 0) -> None:  # noqa: ARG002 - a QoS 1 message need not wait for the disk
         match packet:
@@ -86,6 +91,7 @@ class EmbeddedLink:
                 if not self._arrived:
                     asyncio.get_running_loop().call_soon(self._hand_over)
                 assert self._subscriber is not None
+                self._unacknowledged += 1
                 self._arrived.append((self._subscriber, packet, time.monotonic()))
             case Suback(codes=codes) if FAILURE in codes:
                 refused = [name for (name, _), code in zip(self._filters, codes, strict=True) if code == FAILURE]
@@ -114,8 +120,12 @@ class EmbeddedLink:
                 self._receive(Message(packet.topic, packet.payload, packet.retain, arrived_at_s, acknowledge))
             except Exception:  # noqa: BLE001 - it is logged; the messages behind it are not at fault
                 _log.exception("a message on %s could not be handed over", packet.topic)
+                if not packet.qos:  # one of QoS 1 stays for the next start
+                    acknowledge()
 
     def _acknowledge(self, subscriber: Subscriber, packet: Publish) -> None:
-        if packet.qos and subscriber is self._subscriber:  # not one of a session that has ended
-            subscriber.session.puback(packet.packet_id)
+        if subscriber is self._subscriber:  # not one of a session that has ended
+            self._unacknowledged -= 1
+            if packet.qos:
+                subscriber.session.puback(packet.packet_id)
             self._exchange.send_ready(subscriber)

@@ -156,6 +156,7 @@ class _File:
     @classmethod
     def opened(cls, path: Path) -> tuple["_File", State, str | None]:
         """The file with what it holds; if what was there is damaged, a new one and a sentence on the old."""
+        file = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = cls(path)
@@ -168,19 +169,28 @@ class _File:
                 said = f"The broker's file {path} is damaged ({damage}); it is put aside as {aside.name}."
                 return file, file.load(), said
         except (sqlite3.Error, OSError) as error:
+            if file is not None:
+                file.close()
+            if isinstance(error, StoreUnusable):
+                raise
             raise StoreUnusable(f"the broker's file {path} cannot be used: {error}") from error
 
     def close(self) -> None:
         self._database.close()
 
     def load(self) -> State:
-        """Read everything, or make the tables of a new file. Raises ValueError if it is damaged."""
+        """Read everything, or make the tables of a new file.
+
+        Raises ValueError if it is damaged, StoreUnusable if it is not the broker's.
+        """
         database = self._database
         try:
             for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
                 database.execute(f"PRAGMA {pragma}").close()
             [version] = database.execute("PRAGMA user_version").fetchone()
             if version == 0:
+                if database.execute("SELECT * FROM sqlite_master").fetchone() is not None:
+                    raise StoreUnusable(f"{self.path} is somebody else's database, not a broker's file")
                 database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
             elif version != FORMAT:
                 raise ValueError(f"its format is {version}, not {FORMAT}")

@@ -7,8 +7,12 @@ for each connection, and they differ in how they end. Here the handshake is a st
 import asyncio
 import ssl
 from contextlib import suppress
+from typing import Final
 
 from broker.sockets import CHUNK_BYTES, Layer, NotOpened, Socket
+
+GONE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""The peer sends nothing more. Which of the two it is in a handshake differs between versions of Python."""
 
 
 class Tls(Layer):
@@ -28,7 +32,7 @@ class Tls(Layer):
             except ssl.SSLWantReadError:
                 self._send()
                 await self._receive(CHUNK_BYTES)
-            except ssl.SSLEOFError as error:
+            except GONE as error:
                 raise EOFError from error
             except ssl.SSLError as error:
                 raise NotOpened(_reason(error), str(error)) from error
@@ -45,7 +49,7 @@ class Tls(Layer):
                 self._send()  # an answer to new keys
                 await self._receive(n)
                 continue
-            except ssl.SSLEOFError:  # no goodbye; MQTT has its own
+            except GONE:  # with a goodbye or without; MQTT has its own
                 self._is_open = False
                 return b""
             except ssl.SSLError:

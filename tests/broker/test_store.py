@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -388,11 +389,41 @@ async def test_a_file_that_another_process_uses_is_not_damaged(store_file):
     assert list(store_file.parent.glob("*damaged*")) == []
 
 
+async def test_somebody_elses_database_is_left_alone(store_file):
+    with sqlite3.connect(store_file) as database:
+        database.execute("CREATE TABLE session (mine TEXT)")
+    database.close()
+    with pytest.raises(StoreUnusable, match="somebody else's"):
+        async with open_store(store_file, Counter()):
+            pass
+    with sqlite3.connect(store_file) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("session",)]
+    database.close()
+
+
 async def test_a_directory_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnusable, match="cannot be used"):
         async with open_store(tmp_path / "file" / "broker.db", Counter()):
             pass
+
+
+async def test_a_message_to_a_client_does_not_wait_for_what_its_own_messages_wait_for(
+    start_broker, store_file, monkeypatch
+):
+    place = await start_broker(store=store_file)
+    hub = await place.hub(STATE, clean_session=False)
+    site = await place.client("pond7")
+    await site.subscribe(COMMANDS)
+    file, may_write = place.broker._store._file, threading.Event()
+    write = file.write
+    monkeypatch.setattr(file, "write", lambda batch: may_write.wait(WAIT_S) and write(batch))
+    site.send(Publish(STATE, b"kept for the hub", 1, packet_id=1))
+    assert (await hub.receive()).payload == b"kept for the hub"
+    hub.send(Publish(COMMANDS, b"at once", 1, packet_id=1))
+    assert (await site.receive()).payload == b"at once"
+    may_write.set()
+    assert await site.receive() == Puback(1)
 
 
 async def test_nothing_is_acknowledged_while_the_disk_refuses_and_nothing_is_lost(
