@@ -26,7 +26,8 @@ from benchmarks.soak.report import Found
 
 _KILLS: Final = 5
 _LOOK_EVERY_S: Final = 1.0
-_ARRIVE_WITHIN_S: Final = 10.0
+_ARRIVE_WITHIN: Final = 1 / 60
+"""The share of the whole time in which everybody comes for the first time."""
 _LAST_MESSAGES_WITHIN_S: Final = 60.0
 _INTERRUPTED: Final = 130
 
@@ -51,9 +52,12 @@ async def run(seconds: float, connections: int, kills: int, seed: int) -> Found:
                     ),
                     *(roles.take_over(ground, topic) for topic in people.state_topics),
                 ]
+                arrival_s = seconds * _ARRIVE_WITHIN
                 for role in staying:
-                    group.create_task(_in_a_while(ground, role))
-                finishing = [group.create_task(_in_a_while(ground, role)) for role in _passing(ground, people)]
+                    group.create_task(_in_a_while(ground, role, arrival_s))
+                finishing = [
+                    group.create_task(_in_a_while(ground, role, arrival_s)) for role in _passing(ground, people)
+                ]
                 await _kill_now_and_then(ground, life, seconds, kills)
                 await _end(ground, finishing)
                 watch.cancel()
@@ -74,9 +78,9 @@ def _passing(ground: Ground, people: Population) -> list[Coroutine[Any, Any, Non
     ]
 
 
-async def _in_a_while(ground: Ground, role: Coroutine[Any, Any, None]) -> None:
+async def _in_a_while(ground: Ground, role: Coroutine[Any, Any, None], longest_s: float) -> None:
     """Not everybody at the same moment."""
-    await ground.pause(0, _ARRIVE_WITHIN_S)
+    await ground.pause(0, longest_s)
     await role
 
 
