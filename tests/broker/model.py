@@ -111,6 +111,8 @@ class Server:
         """The server ends and comes back with what is stored; then it publishes the wills (3.1.2.5), in any order."""
         links, self.links = self.links, {}
         self.sessions = {name: session for name, session in self.sessions.items() if not session.clean}
+        for session in self.sessions.values():
+            session.owed = [message for message in session.owed if message.qos]
         self.retained = {topic: message for topic, message in self.retained.items() if topic[0] != "$"}
         for link in links.values():
             self._publish_will(link)
