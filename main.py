@@ -259,7 +259,7 @@ def urls_of(broker: EmbeddedBroker | None, settings: Settings) -> list[str]:
         ("ws", mqtt.host, broker.ws_port),
         ("wss", tls_host, broker.wss_port),
     )
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - it is read here, not listened on
     return [f"{way}://{bracketed(here.get(host, host))}:{port}" for way, host, port in ways if port is not None]
 
 

@@ -42,6 +42,8 @@ from hub.protocol.packets import (
 TURN_BYTES: Final = 256 * 1024
 """Bytes for one client in one turn of the loop; messages past it wait in its session."""
 _UNACCEPTABLE_PROTOCOL: Final = 0x01
+_CONNECT: Final = 0x10
+"""The first byte of every CONNECT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,10 @@ class Connection:
     # --- reading --------------------------------------------------------------------------------------------
 
     async def _first_packet(self) -> tuple[Connect, list[Packet]]:
-        packets: list[Packet] = []
+        data = await self._read()
+        if data[0] != _CONNECT:  # at once: nothing of a stranger's is kept but what may become a CONNECT
+            raise MalformedPacket("MQTT-3.1.0-1", f"the first byte is 0x{data[0]:02x}")
+        packets = self._decode(data)
         while not packets:
             packets = await self._receive()
         connect = packets[0]
@@ -187,10 +192,16 @@ class Connection:
         """The packets that arrived; what came whole before a malformed one still counts."""
         if self._malformed is not None:
             raise self._malformed
+        return self._decode(await self._read())
+
+    async def _read(self) -> bytes:
         data = await self._reader.read()
         if not data:
             raise EOFError
         self._traffic.bytes_received += len(data)
+        return data
+
+    def _decode(self, data: bytes) -> list[Packet]:
         try:
             packets = self._decoder.feed(data)
         except MalformedPacket as malformed:

@@ -134,3 +134,13 @@ async def test_when_nobody_can_be_authenticated_the_server_says_unavailable(plac
     peer = await place.socket()
     assert (await peer.connect("pond7")).code == 3
     assert await peer.closed() == []
+
+
+@pytest.mark.parametrize("first", [b"\x20", b"\x30", b"\x40", b"\x82", b"\xc0", b"\x00", b"\xf0"])
+async def test_a_first_byte_that_begins_no_connect_ends_the_connection_at_once(start_broker, first):
+    """Or a stranger could have a packet of its own length kept for as long as its time to log in."""
+    place = await start_broker(connect_timeout_s=60.0)
+    peer = await place.socket()
+    peer.writer.write(first)  # the length that it would declare never comes
+    assert await peer.closed() == []  # [MQTT-3.1.0-1]
+    assert place.refusals[0].reason == "malformed"
