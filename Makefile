@@ -12,9 +12,8 @@ UV         := UV_PYTHON_DOWNLOADS=never $(UV_CERTS) $(BIN)/uv
 UV_STAMP   := $(VENV)/.uv-$(UV_VERSION)
 ENV_STAMP  := $(VENV)/.installed
 
-# Programs the tests run beside the hub, and the Debian packages they come from.
-PROGRAMS   := mosquitto mosquitto_pub mosquitto_sub redis-server node npm
-PACKAGES   := mosquitto mosquitto-clients redis-server nodejs npm
+# Programs the tests run beside the hub, each with the Debian package it comes from.
+PROGRAMS   := mosquitto:mosquitto mosquitto_pub:mosquitto-clients redis-server:redis-server node:nodejs npm:npm
 MQTT_JS    := tests/interop/node_modules
 
 # Debian keeps servers in /usr/sbin, which is not on everybody's path.
@@ -89,28 +88,28 @@ $(MQTT_JS): tests/interop/package-lock.json | packages
 		echo "*** MQTT.js cannot be fetched: its tests are SKIPPED." >&2
 
 packages: # what the tests run beside the hub, installed where that is allowed
-	@missing=""; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@missing=""; for each in $(PROGRAMS); do command -v $${each%:*} >/dev/null || missing="$$missing $${each#*:}"; done; \
 	[ -n "$$missing" ] || exit 0; \
 	if [ "$(AS_ROOT)" != no ] && command -v apt-get >/dev/null; then \
 		echo "Installing for the tests:$$missing"; \
-		if $(call apt_install,$(PACKAGES)); then exit 0; fi; \
+		if $(call apt_install,$$missing); then exit 0; fi; \
 	fi; \
 	echo "****************************************************************************" >&2; \
 	echo "*** Missing:$$missing" >&2; \
 	echo "*** The tests that need them are SKIPPED. To run them all:" >&2; \
-	echo "***     sudo apt-get install $(PACKAGES)" >&2; \
+	echo "***     sudo apt-get install$$missing" >&2; \
 	echo "****************************************************************************" >&2
 
 # Debian starts a server as soon as it is installed, on the port a hub may want; policy-rc.d 101 forbids it. One
 # that is there already is put back afterwards.
 define apt_install
-$(AS_ROOT) DEBIAN_FRONTEND=noninteractive sh -c ' \
+$(AS_ROOT) DEBIAN_FRONTEND=noninteractive WANTED="$(1)" sh -c ' \
 	policy=/usr/sbin/policy-rc.d; kept=$$policy.before-feeder-hub; \
 	restore() { rm -f $$policy; [ ! -e $$kept ] || mv $$kept $$policy; }; \
 	trap restore EXIT; trap "exit 130" INT TERM; \
 	[ ! -e $$policy ] || mv $$policy $$kept; \
 	printf "#!/bin/sh\nexit 101\n" > $$policy; chmod 755 $$policy; \
 	ls /var/lib/apt/lists/*Packages* >/dev/null 2>&1 || apt-get update -qq; \
-	apt-get install -y -qq --no-install-recommends $(1) >/dev/null || \
-		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }'
+	apt-get install -y -qq --no-install-recommends $$WANTED >/dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends $$WANTED >/dev/null; }'
 endef
