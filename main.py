@@ -24,12 +24,12 @@ import uvloop
 from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
+from broker.addresses import network_of
 from broker.certificates import TlsFault, TlsFiles
 from broker.cli import bare_broker
 from broker.guard import NOT_AUTHORIZED, Authenticate, Credentials, NotAdmitted, Refusal
 from broker.link import EmbeddedLink
 from broker.listeners import ListenError, allow_many_connections
-from broker.refusal_log import RefusalLog
 from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
@@ -53,6 +53,7 @@ from hub.mosquitto import HUB_USER
 from hub.orders import Desk
 from hub.protocol.times import utc_now
 from hub.protocol.topics import Identity, Topics
+from hub.quiet_log import QuietLog
 from hub.rejects import Rejects, excerpt
 from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
@@ -121,7 +122,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         stream = await stack.enter_async_context(LiveStream(store, settings.stream.keep_events))
         tasks = await stack.enter_async_context(Tasks())
         liveness = LivenessKeys(store, settings.liveness.ttl_s)
-        rejects = Rejects(store)
+        rejects = await stack.enter_async_context(Rejects(store))
         topics = Topics(settings.mqtt.root)
         hub_id = settings.hub.id or data_dir.hub_id()
         client_id, filters = f"{HUB_USER}-{hub_id}", topics.hub_filters(hub_id)
@@ -191,8 +192,12 @@ async def embedded_broker(
 
     options = broker_options(settings, data_dir)
     monitors = MonitorLogins(database)
-    async with RefusalLog(tell) as refusals:
-        broker = EmbeddedBroker(options, authenticate_with(database, monitors), topics, refusals.record)
+    async with QuietLog(tell) as quiet:
+
+        def record(refusal: Refusal) -> None:
+            quiet.record(refusal.reason, refusal.identity or network_of(refusal.address), refusal)
+
+        broker = EmbeddedBroker(options, authenticate_with(database, monitors), topics, record)
         if options.tls is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.reload_certificates)
         figures = BrokerFigures(lambda: broker.counters)

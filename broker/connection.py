@@ -15,6 +15,7 @@ from broker.certificates import name_shown
 from broker.exchange import Exchange, Subscriber
 from broker.guard import Client, Guard, NotAdmitted, Refusal
 from broker.journal import Journal
+from broker.pace import Pace, Paces
 from broker.session import TooManyUnreleased
 from broker.sockets import CLOSING_S, Reader, Writer
 from hub.protocol.packets import (
@@ -53,14 +54,10 @@ class Bounds:
     packet_bytes: the longest packet read, with its header.
     buffered_bytes: bytes that wait for a peer that does not read. Messages for it wait in its session long
         before; it is acknowledgements and the like that are meant here, and past this the connection ends.
-    messages_per_s: PUBLISH packets and filters subscribed to, over some time; a client that sends more is read more
-        slowly.
-        0 for no limit.
     """
 
     packet_bytes: int = 128 * 1024
     buffered_bytes: int = 4 * 1024 * 1024
-    messages_per_s: int = 0
 
 
 @dataclass(slots=True)
@@ -94,6 +91,7 @@ class Connection:
         counters: Counter[str],
         traffic: Traffic,
         journal: Journal | None,
+        paces: Paces,
     ) -> None:
         self.user: str | None = None
         """Its MQTT user name, once its password was found right."""
@@ -106,13 +104,14 @@ class Connection:
         self._counters = counters
         self._traffic = traffic
         self._journal = journal
+        self._paces = paces
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(bounds.packet_bytes)
         self._malformed: MalformedPacket | None = None
         self._subscriber: Subscriber | None = None
         self._will: Will | None = None
         self._ended = False
-        self._over: asyncio.Event | None = None  # for the one that waits while the connection goes on
+        self._turn: asyncio.Event | None = None  # for the one that waits until it may send a message, or may none more
         self._outgoing: list[bytes] = []  # of this turn of the loop, written as one
         self._outgoing_bytes = 0
         self._held: deque[tuple[int, bytes, bool]] | None = None  # what waits for a batch of the journal, in order
@@ -121,8 +120,6 @@ class Connection:
         self._answered: asyncio.Event | None = None  # for the one that waits until nothing is held any more
         self._was_paused = False
         self._has_room = False  # some message was acknowledged: others may follow
-        self._allowance = float(bounds.messages_per_s)  # messages that it may send now
-        self._counted_at = self._loop.time()
         self._heard_at = 0.0
         self._silence_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -144,11 +141,10 @@ class Connection:
             self.user = client.identity.name
             subscriber, present = self._exchange.enter(client, self, clean=connect.clean_session)
             self._accept(connect, subscriber, present)
-            await self._handle(subscriber, rest)
+            pace = self._paces.of(self.user)
+            await self._handle(subscriber, pace, rest)
             while not self._ended:
-                await self._handle(subscriber, await self._receive())
-                if self._bounds.messages_per_s:
-                    await self._keep_to_the_rate(self._bounds.messages_per_s)
+                await self._handle(subscriber, pace, await self._receive())
         except NotAdmitted as refused:
             self.send(Connack(code=refused.code))
             self.end("refused", gently=True)
@@ -229,24 +225,27 @@ class Connection:
         self.send(Connack(session_present=present), self._exchange.last_change if subscriber.session.stored else 0)
         self._exchange.resume(subscriber)
 
-    async def _keep_to_the_rate(self, messages_per_s: int) -> None:
-        """Read no further while the client has sent more than its rate allows.
-
-        What it sends meanwhile waits in the network, which slows it down and loses nothing. A second's worth may
-        come at once.
-        """
-        now_s = self._loop.time()
-        earned = (now_s - self._counted_at) * messages_per_s
-        self._allowance = min(self._allowance + earned, float(messages_per_s))
-        self._counted_at = now_s
-        if self._allowance < 0:
-            self._counters["slowed_down"] += 1
-            until_s = now_s - self._allowance / messages_per_s
+    async def _wait_for_its_turn(self, pace: Pace) -> None:
+        """Read no further while its user is over its rate, or has its share with the hub; see `Pace`."""
+        self._counters["slowed_down"] += 1
+        pace.reckon(self._loop.time())
+        while (wait_s := pace.wait_s) and not self._ended:
+            until_s = self._loop.time() + wait_s
             self._heard_at = until_s  # it is not silent; it is we who do not listen
-            self._over = asyncio.Event()
-            with suppress(TimeoutError):
+            self._turn = turn = asyncio.Event()
+            pace.when_caught_up(turn.set)
+            is_over = False
+            try:
                 async with asyncio.timeout_at(until_s):
-                    await self._over.wait()
+                    await turn.wait()
+            except TimeoutError:
+                is_over = True
+            finally:
+                pace.forget(turn.set)
+            self._heard_at = self._loop.time()
+            pace.reckon(self._heard_at)
+            if is_over:
+                return
 
     def _check_keep_alive(self) -> None:
         left = self._heard_at + self._silence_s - self._loop.time()
@@ -255,8 +254,11 @@ class Connection:
         else:
             self.end("keep-alive")
 
-    async def _handle(self, subscriber: Subscriber, packets: list[Packet]) -> None:
+    async def _handle(self, subscriber: Subscriber, pace: Pace, packets: list[Packet]) -> None:
+        pace.reckon(self._heard_at)
         for packet in packets:
+            if pace.held_back and isinstance(packet, Publish | Subscribe):
+                await self._wait_for_its_turn(pace)
             if self._ended:  # nothing after DISCONNECT is looked at
                 return
             handle = self._HANDLERS.get(type(packet))
@@ -265,7 +267,10 @@ class Connection:
             if self._has_room and not isinstance(packet, Puback | Pubcomp):
                 self._send_ready(subscriber)
             handle(self, subscriber, packet)
-            if type(packet) is Subscribe:  # its filters may have looked through all that is retained
+            if type(packet) is Publish:
+                pace.take()
+            elif type(packet) is Subscribe:  # each of its filters may have looked through all that is retained
+                pace.take(len(packet.filters))
                 await asyncio.sleep(0)
         if self._has_room:
             self._send_ready(subscriber)
@@ -278,7 +283,6 @@ class Connection:
     def _on_publish(self, subscriber: Subscriber, packet: Publish) -> None:
         self._traffic.messages_received += 1
         self._traffic.payload_bytes_received += len(packet.payload)
-        self._allowance -= 1
         after = 0
         is_new = packet.qos < 2 or subscriber.session.receive(packet.packet_id)
         if is_new and self._guard.may_publish(subscriber.client, packet.topic, packet.retain):
@@ -308,7 +312,6 @@ class Connection:
         self._has_room = True
 
     def _on_subscribe(self, subscriber: Subscriber, packet: Subscribe) -> None:
-        self._allowance -= len(packet.filters)  # each looks through what is retained
         self._exchange.subscribe(subscriber, packet)
 
     def _on_unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> None:
@@ -439,8 +442,8 @@ class Connection:
         if self._ended:
             return
         self._ended = True
-        if self._over is not None:
-            self._over.set()
+        if self._turn is not None:
+            self._turn.set()
         self._counters[f"ended_{reason}"] += 1
         if self._watch is not None:
             self._watch.cancel()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from broker.guard import IDENTIFIER_REJECTED, SERVER_UNAVAILABLE, Client, Guard, NotAdmitted, Refusal
 from broker.journal import Journal, RetainedRow, StoredSession, WillRow
+from broker.pace import Paces
 from broker.router import Retained, Subscriptions
 from broker.session import NO_LIMITS, Limits, Session
 from broker.sys_topics import SYS
@@ -43,12 +44,14 @@ class Subscriber:
 
     temporary: its session ends with its connection.
     outlet: None while a stored session's client is away.
+    paces: for the hub: where what it has of each user is counted, until it says that it is done with a message.
     """
 
     client: Client
     session: Session
     temporary: bool
     outlet: Outlet | None
+    paces: Paces | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +256,7 @@ class Exchange:
         outlet.send(Suback(packet.packet_id, tuple(codes)), self.last_change if session.stored else 0)
         # Each filter as if it came alone [MQTT-3.8.4-4]. One may bring every retained message at once, past the
         # session's bounds, but not one after the other without an acknowledgement.
-        self._counters["dropped_qos_0"] += session.make_room()
+        self._make_room(subscriber)
         most_waiting = -1 if session.full else session.waiting + len(self._retained)
         found = {topic_filter: self._retained.match(topic_filter) for topic_filter in dict(granted)}
         for topic_filter, qos in granted:
@@ -303,6 +306,8 @@ class Exchange:
         qos = min(message.qos, granted)  # section 3.8.4
         if qos == 0 and outlet is None:
             return
+        if subscriber.paces is not None:
+            subscriber.paces.count([message])
         if outlet is not None and not outlet.paused:
             if qos == 0:
                 outlet.send(Publish(message.topic, message.payload, 0, retain))
@@ -312,14 +317,22 @@ class Exchange:
                 self._send(subscriber, outlet, sent)
                 return
         if session.full and not retain:  # retained messages share their payloads with the store: see `subscribe`
-            self._counters["dropped_qos_0"] += session.make_room()
+            self._make_room(subscriber)
             if session.full:
                 if qos == 0:
-                    self._counters["dropped_qos_0"] += 1
+                    self._drop(subscriber, [message])
                 else:
                     self._overflow(subscriber)
                 return
         session.enqueue(Publish(message.topic, message.payload, qos, retain))
+
+    def _make_room(self, subscriber: Subscriber) -> None:
+        self._drop(subscriber, subscriber.session.make_room())
+
+    def _drop(self, subscriber: Subscriber, messages: list[Publish]) -> None:
+        self._counters["dropped_qos_0"] += len(messages)
+        if subscriber.paces is not None:
+            subscriber.paces.discount(messages)
 
     def _overflow(self, subscriber: Subscriber) -> None:
         """End a session that is full, and its connection: a gap that its client would not know of is worse.

@@ -46,6 +46,10 @@ class Rights(Protocol):
 
     def may_receive(self, identity: Identity, topic: str) -> bool: ...
 
+    def owner_of(self, topic: str) -> str | None:
+        """The user who alone may publish there, the hub apart; None if there is no such user."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TopicLimits:

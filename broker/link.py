@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from broker.exchange import Exchange, Subscriber
 from broker.guard import Client, Guard
+from broker.pace import Paces
 from broker.session import Limits
 from hub.protocol.link import Message, NotConnected, Receive
 from hub.protocol.packets import FAILURE, Packet, Publish, Suback, Subscribe
@@ -30,11 +31,12 @@ class EmbeddedLink:
     """
 
     def __init__(
-        self, exchange: Exchange, guard: Guard, client: Client, topic_filters: tuple[tuple[str, int], ...]
+        self, exchange: Exchange, guard: Guard, paces: Paces, client: Client, topic_filters: tuple[tuple[str, int], ...]
     ) -> None:
         self.last_fault: str | None = None
         self._exchange = exchange
         self._guard = guard
+        self._paces = paces
         self._client = client
         self._filters = topic_filters
         self._receive: Receive | None = None
@@ -55,14 +57,18 @@ class EmbeddedLink:
             if self._subscriber is not None:
                 subscriber, self._subscriber = self._subscriber, None
                 self._exchange.leave(subscriber)
+                self._paces.count_anew(())
 
     def _enter(self) -> None:
         self._unacknowledged = 0
         if self._receive is None:
             return  # nobody is there any more
-        self._subscriber, _ = self._exchange.enter(self._client, self, clean=False, limits=LIMITS)
-        self._exchange.resume(self._subscriber)
-        self._exchange.subscribe(self._subscriber, Subscribe(1, self._filters))
+        subscriber, _ = self._exchange.enter(self._client, self, clean=False, limits=LIMITS)
+        self._paces.count_anew(subscriber.session.messages())
+        subscriber.paces = self._paces
+        self._subscriber = subscriber
+        self._exchange.resume(subscriber)
+        self._exchange.subscribe(subscriber, Subscribe(1, self._filters))
 
     @property
     def connected(self) -> bool:
@@ -126,6 +132,7 @@ class EmbeddedLink:
     def _acknowledge(self, subscriber: Subscriber, packet: Publish) -> None:
         if subscriber is self._subscriber:  # not one of a session that has ended
             self._unacknowledged -= 1
+            self._paces.discount([packet])
             if packet.qos:
                 subscriber.session.puback(packet.packet_id)
             self._exchange.send_ready(subscriber)

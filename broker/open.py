@@ -55,3 +55,6 @@ class EverybodyMayDoEverything:
 
     def may_receive(self, _: Identity, __: str) -> bool:
         return True
+
+    def owner_of(self, _: str) -> str | None:
+        return None

@@ -27,6 +27,7 @@ from broker.guard import Authenticate, Client, Guard, Refusal, Rights, TopicLimi
 from broker.journal import Journal
 from broker.link import EmbeddedLink
 from broker.listeners import TCP, TLS, WS, WSS, Channel, Listeners, Terms
+from broker.pace import Paces
 from broker.plugins import PluginHost
 from broker.session import Limits
 from broker.sockets import HIGH_WATER_BYTES
@@ -58,8 +59,8 @@ class BrokerOptions:
     max_login_pause_s: the longest pause of an address whose logins fail, in which no other try is looked at;
         0 where all clients come from one address, as from a proxy.
     store: the file for what survives a restart; None keeps nothing.
-    max_messages_per_s: PUBLISH packets taken from one connection, over some time; one that sends more is read
-        more slowly. 0 for no limit.
+    max_messages_per_s: PUBLISH packets, and filters subscribed to, taken from one user in a second, over some time;
+        one that sends more is read more slowly. 0 for no limit.
     max_topic_length, max_topic_levels: of a topic or a filter, in characters and in levels between slashes; what is
         longer is refused like a topic that is somebody else's.
     max_in_flight: QoS 1 and 2 messages sent to one client and not yet acknowledged.
@@ -163,8 +164,8 @@ class EmbeddedBroker(PluginHost):
         self._bounds = Bounds(
             packet_bytes=options.max_packet_bytes,
             buffered_bytes=options.max_buffered_bytes,
-            messages_per_s=options.max_messages_per_s,
         )
+        self._paces = Paces(options.max_messages_per_s, rights.owner_of)
         self._exchange = self._new_exchange(None)
         self._sys = SysClock(
             options.sys_interval_s, lambda: self.counters, lambda message: self._exchange.publish(message, SYS)
@@ -243,7 +244,8 @@ class EmbeddedBroker(PluginHost):
 
     def link(self, identity: Identity, client_id: str, filters: tuple[tuple[str, int], ...]) -> EmbeddedLink:
         """A place inside the broker, with a stored session like any client's; to be had once it is open."""
-        return EmbeddedLink(self._exchange, self._guard, Client(identity, client_id, "inside"), filters)
+        client = Client(identity, client_id, "inside")
+        return EmbeddedLink(self._exchange, self._guard, self._paces, client, filters)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Self]:
@@ -352,6 +354,7 @@ class EmbeddedBroker(PluginHost):
             self._counts,
             self._traffic,
             None if self._store is None else self._store.journal,
+            self._paces,
         )
         self._connections[connection] = task
         try:

@@ -155,13 +155,21 @@ class Session:
         """No message may join those that wait."""
         return self.waiting >= self.limits.queued_messages or self._queued_bytes >= self.limits.queued_bytes
 
-    def make_room(self) -> int:
-        """Drop the oldest messages of QoS 0 that wait until it is not full; returns how many."""
-        dropped = 0
+    def make_room(self) -> list[Publish]:
+        """Drop the oldest messages of QoS 0 that wait until it is not full; returns them."""
+        dropped = []
         while self._waiting_qos_0 and self.full:
-            self._queued_bytes -= len(self._waiting_qos_0.popleft().payload)
-            dropped += 1
+            message = self._waiting_qos_0.popleft()
+            self._queued_bytes -= len(message.payload)
+            dropped.append(message)
         return dropped
+
+    def messages(self) -> Iterator[Publish]:
+        """All that wait or are in flight."""
+        yield from self._waiting_qos_0 or ()
+        for kept in (*self._in_flight.values(), *(self._queue or ())):
+            if isinstance(kept, _Kept):
+                yield kept.message
 
     def enqueue(self, message: Publish) -> None:
         """Take a message that cannot be sent now; `ready` gives it out."""

@@ -183,8 +183,8 @@ class Mqtt(_Section):
     max_messages_per_s: int = Field(
         1000,
         ge=0,
-        description="How many messages the embedded broker takes from one client in a second, over some time; "
-        "one that sends more is read more slowly. 0 is no limit.",
+        description="How many messages the embedded broker takes from one site in a second, over some time and all "
+        "its connections; one that sends more is read more slowly. 0 is no limit.",
     )
     max_in_flight: int = Field(
         20,

@@ -191,6 +191,12 @@ class Topics:
         address = self.parse(topic)
         return address is not None and address.site == identity.name and address.kind in READ_BY_SITE
 
+    def owner_of(self, topic: str) -> str | None:
+        """The site that alone may publish there, the hub apart; None if the topic is not below a site's."""
+        if not topic.startswith(self._prefix):
+            return None
+        return topic[len(self._prefix) :].partition("/")[0]
+
     def _is_read_by_monitor(self, identity: Identity, topic_or_filter: str) -> bool:
         of_site = identity.site is not None and topic_or_filter.startswith(f"{self._prefix}{identity.site}/")
         return of_site or topic_or_filter.startswith("$SYS/")
