@@ -5,7 +5,6 @@ import ipaddress
 import json
 import logging
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -87,8 +86,10 @@ async def run_bare_broker(options: BrokerOptions) -> str | None:
         broker = EmbeddedBroker(options, let_everybody_in, EverybodyMayDoEverything(), record=lambda _: None)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.reload_certificates)
         async with broker:
-            typer.echo(json.dumps({name: getattr(broker, name) for name in _PORTS}))
-            sys.stdout.flush()
+            try:
+                typer.echo(json.dumps({name: getattr(broker, name) for name in _PORTS}))  # which flushes
+            except OSError as error:
+                return f"Standard output cannot be written, so nobody can be told the ports: {error.strerror}."
             await stop.wait()
     except TlsFault as fault:
         return f"{fault}. Name another file: {_TLS_FLAGS[fault.field]}."

@@ -212,9 +212,11 @@ class Connection:
 
     def _accept(self, connect: Connect, subscriber: Subscriber, present: bool) -> None:
         self._subscriber = subscriber
-        self._will = connect.will
-        if connect.will is not None:
-            self._exchange.keep_will(subscriber.client, connect.will)
+        will = connect.will
+        # One on a topic of the broker's own is dropped like any other message there; mosquitto's bridges bring one.
+        if will is not None and self._guard.may_publish(subscriber.client, will.topic, will.retain):
+            self._will = will
+            self._exchange.keep_will(subscriber.client, will)
         self._counters["connects"] += 1
         self._writer.entry.accepted()
         self._writer.on_writable(self._continue)

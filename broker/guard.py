@@ -156,7 +156,10 @@ class Guard:
             )
         client = Client(acting, client_id, address)
         will = connect.will
-        if will is not None and not (self._fits(will.topic) and self._publishes(client, will.topic, will.retain)):
+        rights = self._rights
+        if will is not None and not (
+            self._fits(will.topic) and rights.may_publish(acting, will.topic, retain=will.retain)
+        ):
             reason = "foreign-will" if self._fits(will.topic) else "topic-too-long"
             raise self._refused(NOT_AUTHORIZED, Refusal("will", identity.name, client_id, will.topic, reason, address))
         self._take_a_place(client)

@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import shutil
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import websockets
 
-from hub.protocol.packets import Connack, Connect, Publish, Subscribe, encode
+from hub.protocol.packets import Connack, Connect, Publish, Subscribe, Will, encode
 from tests.broker.conftest import Peer
+from tests.end_to_end.external import free_port
 
 BROKER = [sys.executable, "main.py", "broker"]
 
@@ -28,6 +32,53 @@ async def test_anybody_may_do_anything_without_credentials(open_place):
     assert (await one.receive()).codes == (2,)
     await other.publish("any/topic", b"x", retain=True)
     assert await one.receive() == Publish("any/topic", b"x", 1, packet_id=1)
+
+
+async def test_a_will_on_a_topic_of_the_brokers_own_lets_its_client_in_and_is_dropped(open_place):
+    listener, leaver = await open_place.socket(), await open_place.socket()
+    listener.send(Connect("listener"), Subscribe(1, (("$SYS/broker/connection/#", 0), ("#", 0))))
+    leaver.send(Connect("leaver", will=Will("$SYS/broker/connection/bridge/state", b"0", retain=True)))
+    assert await leaver.receive() == Connack()
+    leaver.drop()
+    await open_place.until("ended_lost")
+    assert [packet for packet in await listener.so_far() if isinstance(packet, Publish)] == []
+    assert open_place.broker.counters["refused_foreign-publish"] == 1
+
+
+async def test_mosquitto_bridges_to_it_and_tells_of_its_connection_in_its_will(open_place, tmp_path):
+    port = free_port()
+    config = tmp_path / "mosquitto.conf"
+    remote = f"127.0.0.1:{open_place.broker.port}"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\n"
+        f"connection farm\naddress {remote}\ntopic out/# out 1\ntopic in/# in 1\n"
+        "try_private false\nrestart_timeout 1\n"  # or it asks for a protocol of its own first, and again in 10 s
+    )
+    mosquitto = shutil.which("mosquitto") or pytest.skip("mosquitto is not installed")
+    bridge = await asyncio.create_subprocess_exec(mosquitto, "-c", config, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        far = await open_place.client("far")
+        assert await far.subscribe("out/#") == (1,)
+        await open_place.until("subscriptions", 2)  # the bridge's too
+        near = await Peer(port).open()
+        await near.connect("near")
+        assert await near.subscribe("in/#") == (1,)
+        await near.publish("out/one", b"from the farm")
+        assert (await far.receive()).payload == b"from the farm"
+        await far.publish("in/one", b"to the farm")
+        assert (await near.receive()).payload == b"to the farm"
+        near.drop()
+    finally:
+        bridge.terminate()
+        await asyncio.wait_for(bridge.wait(), 10)
+
+
+def test_a_command_that_cannot_say_its_port_ends_with_a_sentence():
+    with Path("/dev/full").open("w") as full:
+        command = [*BROKER, "--open", "--port", "0"]
+        broker = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False)
+    assert broker.returncode == 1
+    assert broker.stderr.startswith("Standard output cannot be written")
 
 
 async def test_the_command_says_its_port_and_ends_with_0(open_place):
