@@ -139,29 +139,29 @@ class Connection:
             if self._ended:
                 return
             self.user = client.identity.name
-            subscriber, present = self._exchange.enter(client, self, clean=connect.clean_session)
+            subscriber, present = self._exchange.enter(client, self, clean=connect.clean_session)  # [MQTT-3.1.4-3]
             self._accept(connect, subscriber, present)
             pace = self._paces.of(self.user)
             await self._handle(subscriber, pace, rest)
             while not self._ended:
                 await self._handle(subscriber, pace, await self._receive())
-        except NotAdmitted as refused:
-            self.send(Connack(code=refused.code))
-            self.end("refused", gently=True)
+        except NotAdmitted as refused:  # nothing that came behind the CONNECT is handled [MQTT-3.1.4-5]
+            self.send(Connack(code=refused.code))  # [MQTT-3.2.2-4]
+            self.end("refused", gently=True)  # [MQTT-3.2.2-5]
         except UnacceptableProtocol as version:
             if self._subscriber is None:  # [MQTT-3.1.2-2]; a second CONNECT is answered by nothing [MQTT-3.1.0-2]
-                self.send(Connack(code=_UNACCEPTABLE_PROTOCOL))
-            self._turn_away("unacceptable-protocol", version)
-        except PacketTooLarge as too_large:
+                self.send(Connack(code=_UNACCEPTABLE_PROTOCOL))  # [MQTT-3.2.2-4]
+            self._turn_away("unacceptable-protocol", version)  # [MQTT-3.2.2-5]
+        except PacketTooLarge as too_large:  # [MQTT-4.8.0-2]
             self._turn_away("packet-too-large", too_large)
-        except MalformedPacket as malformed:  # [MQTT-4.8.0-1]
+        except MalformedPacket as malformed:  # [MQTT-4.8.0-1]; a CONNECT gets no CONNACK [MQTT-3.2.2-6]
             self._turn_away("malformed", malformed)
-        except TooManyUnreleased:
+        except TooManyUnreleased:  # [MQTT-4.8.0-2]
             self._turn_away("too-many-unreleased")
         except (OSError, EOFError):
             self.end("lost")
         finally:
-            self.end("failed")  # only if none of the above did: a fault of the broker's own, or its cancellation
+            self.end("failed")  # if none of the above did: a fault of the broker's [MQTT-4.8.0-2], or its cancellation
             if client is not None:
                 self._guard.leave(client)
             if self._held:
@@ -223,7 +223,7 @@ class Connection:
         if connect.keep_alive:  # [MQTT-3.1.2-24]
             self._silence_s = 1.5 * connect.keep_alive
             self._watch = self._loop.call_later(self._silence_s, self._check_keep_alive)
-        # What is granted here must still be there after a crash.
+        # The first packet [MQTT-3.2.0-1], code 0 [MQTT-3.1.4-4]. What is granted must still be there after a crash.
         self.send(Connack(session_present=present), self._exchange.last_change if subscriber.session.stored else 0)
         self._exchange.resume(subscriber)
 
@@ -286,13 +286,13 @@ class Connection:
         self._traffic.messages_received += 1
         self._traffic.payload_bytes_received += len(packet.payload)
         after = 0
-        is_new = packet.qos < 2 or subscriber.session.receive(packet.packet_id)
+        is_new = packet.qos < 2 or subscriber.session.receive(packet.packet_id)  # of QoS 1 always [MQTT-4.3.2-2]
         if is_new and self._guard.may_publish(subscriber.client, packet.topic, packet.retain):
             after = self._exchange.publish(packet, subscriber.client.identity.name)
-        if packet.qos == 1:
-            self.send(Puback(packet.packet_id), after)
+        if packet.qos == 1:  # and QoS 0 not at all [MQTT-3.3.4-1]
+            self.send(Puback(packet.packet_id), after)  # [MQTT-2.3.1-6] [MQTT-4.3.2-2]
         elif packet.qos == 2:
-            self.send(Pubrec(packet.packet_id), max(after, self._kept(subscriber)))
+            self.send(Pubrec(packet.packet_id), max(after, self._kept(subscriber)))  # [MQTT-2.3.1-6]
 
     def _on_pubrel(self, subscriber: Subscriber, packet: Pubrel) -> None:
         subscriber.session.release(packet.packet_id)
@@ -320,7 +320,7 @@ class Connection:
         self._exchange.unsubscribe(subscriber, packet)
 
     def _on_pingreq(self, _: Subscriber, __: Pingreq) -> None:
-        self.send(Pingresp())
+        self.send(Pingresp())  # [MQTT-3.12.4-1]
 
     def _on_disconnect(self, subscriber: Subscriber, _: Disconnect) -> None:
         if self._will is not None:  # [MQTT-3.14.4-3]
@@ -464,7 +464,7 @@ class Connection:
             return
         self._exchange.leave(subscriber)
         will, self._will = self._will, None  # [MQTT-3.1.2-10]
-        if will is not None and with_will:  # [MQTT-3.1.2-8]
+        if will is not None and with_will:  # [MQTT-3.1.2-8, -12], retained if it asks for that [MQTT-3.1.2-16, -17]
             client = subscriber.client
             self._exchange.drop_will(client.client_id)
             self._exchange.publish(Publish(will.topic, will.payload, will.qos, will.retain), client.identity.name)

@@ -113,7 +113,7 @@ class Exchange:
             for topic_filter, qos in session.subscriptions.items():
                 self._subscriptions.add(topic_filter, subscriber, qos)
 
-        for client_id, will in wills.items():
+        for client_id, will in wills.items():  # [MQTT-3.1.2-8, -16, -17]
             self.drop_will(client_id)
             if self._guard.may_publish(Client(will.identity, client_id, "away"), will.topic, will.retain):
                 self.publish(Publish(will.topic, will.payload, will.qos, will.retain), will.identity.name)
@@ -132,7 +132,7 @@ class Exchange:
         another identity's, which then stays as it was. `limits`: of a new session, if not the usual ones.
         """
         client_id = client.client_id
-        known = self._subscribers.get(client_id)
+        known = self._subscribers.get(client_id)  # [MQTT-3.1.3-2]
         if known is not None and known.client.identity != client.identity:
             reason = "client-id-of-another"
             self._guard.refuse(Refusal("connect", client.identity.name, client_id, None, reason, client.address))
@@ -142,7 +142,7 @@ class Exchange:
         if known is not None and clean:
             self._forget(known)  # [MQTT-3.1.2-6]
         subscriber = self._subscribers.get(client_id)
-        if subscriber is not None:
+        if subscriber is not None:  # [MQTT-3.1.2-4]
             subscriber.client, subscriber.outlet = client, outlet
             subscriber.session.limits = limits or self._limits
             return subscriber, True
@@ -153,10 +153,10 @@ class Exchange:
         journal = None if clean else self._journal
         if journal is not None:
             journal.open_session(client_id, client.identity)
-        session = Session(client_id, limits or self._limits, journal)
+        session = Session(client_id, limits or self._limits, journal)  # [MQTT-3.1.2-4]
         subscriber = Subscriber(client, session, temporary=clean, outlet=outlet)
         self._subscribers[client_id] = subscriber
-        return subscriber, False
+        return subscriber, False  # [MQTT-3.2.2-1, -3]
 
     def resume(self, subscriber: Subscriber) -> None:
         """Send what the session still holds for its client: after the CONNACK [MQTT-4.4.0-1]."""
@@ -166,9 +166,9 @@ class Exchange:
             self.send_ready(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """The client is gone; its session stays if it is a stored one [MQTT-3.1.2-4]."""
+        """The client is gone; its session stays as it is if it is a stored one [MQTT-3.1.2-4] [MQTT-4.1.0-1]."""
         subscriber.outlet = None
-        if subscriber.temporary:
+        if subscriber.temporary:  # and not before [MQTT-4.1.0-2]
             self._forget(subscriber)
 
     def keep_will(self, client: Client, will: Will) -> None:
@@ -183,6 +183,7 @@ class Exchange:
             self._journal.remove_will(client_id)
 
     def _forget(self, subscriber: Subscriber) -> None:
+        """End a session; retained messages are no part of it [MQTT-3.1.2-7]."""
         client_id = subscriber.client.client_id
         if self._subscribers.get(client_id) is subscriber:
             del self._subscribers[client_id]
@@ -209,12 +210,13 @@ class Exchange:
     def publish(self, message: Publish, owner: str) -> int:
         """Deliver a message that its sender may publish, now or later, to everybody whom it concerns.
 
+        Messages go on in the order in which they come, on every topic [MQTT-4.6.0-5].
         `owner`: the sender's user name. Returns the journal's batch that must be on disk before the message may
         be acknowledged, 0 if there is none.
         """
         journal = self._journal
         changes = 0 if journal is None else journal.changes
-        if message.retain:
+        if message.retain:  # [MQTT-3.3.1-12]
             self.retain(message, owner)
         for subscriber, granted in self._subscriptions.match(message.topic).items():
             self._deliver(subscriber, message, granted, retain=False)  # [MQTT-3.3.1-9]
@@ -247,12 +249,13 @@ class Exchange:
             return
         codes = []
         granted: list[tuple[str, int]] = []
-        for topic_filter, qos in packet.filters:
+        for topic_filter, qos in packet.filters:  # a code for each, in their order [MQTT-3.9.3-1]
             if self._grant(subscriber, topic_filter, qos):
                 granted.append((topic_filter, qos))
                 codes.append(qos)
             else:
-                codes.append(FAILURE)
+                codes.append(FAILURE)  # 0x80, or the QoS asked for [MQTT-3.9.3-2]
+        # With the packet id of the SUBSCRIBE [MQTT-2.3.1-7] [MQTT-3.8.4-2].
         outlet.send(Suback(packet.packet_id, tuple(codes)), self.last_change if session.stored else 0)
         # Each filter as if it came alone [MQTT-3.8.4-4]. One may bring every retained message at once, past the
         # session's bounds, but not one after the other without an acknowledgement.
@@ -261,7 +264,7 @@ class Exchange:
         found = {topic_filter: self._retained.match(topic_filter) for topic_filter in dict(granted)}
         for topic_filter, qos in granted:
             if session.full and session.waiting > most_waiting:
-                self._overflow(subscriber)
+                self._overflow(subscriber)  # [MQTT-4.8.0-2]
                 return
             for message in found[topic_filter]:
                 self._deliver(subscriber, message, qos, retain=True)  # [MQTT-3.3.1-6, -8]
@@ -281,10 +284,10 @@ class Exchange:
 
     def unsubscribe(self, subscriber: Subscriber, packet: Unsubscribe) -> None:
         """Take filters back, compared letter by letter, and answer always [MQTT-3.10.4-1, -4, -5]."""
-        for topic_filter in packet.filters:
+        for topic_filter in packet.filters:  # [MQTT-3.10.4-6]
             if subscriber.session.unsubscribe(topic_filter):
                 self._subscriptions.remove(topic_filter, subscriber)
-        if subscriber.outlet is not None:
+        if subscriber.outlet is not None:  # once, with the packet id of the UNSUBSCRIBE [MQTT-2.3.1-7]
             subscriber.outlet.send(Unsuback(packet.packet_id), self.last_change if subscriber.session.stored else 0)
 
     def send_ready(self, subscriber: Subscriber) -> None:
@@ -303,14 +306,14 @@ class Exchange:
         if not self._guard.may_receive(subscriber.client, message.topic):
             return
         outlet, session = subscriber.outlet, subscriber.session
-        qos = min(message.qos, granted)  # section 3.8.4
+        qos = min(message.qos, granted)  # [MQTT-3.8.4-6]
         if qos == 0 and outlet is None:
             return
         if subscriber.paces is not None:
             subscriber.paces.count([message])
-        if outlet is not None and not outlet.paused:
+        if outlet is not None and not outlet.paused:  # then no earlier one of QoS 0 waits [MQTT-4.6.0-6]
             if qos == 0:
-                outlet.send(Publish(message.topic, message.payload, 0, retain))
+                outlet.send(Publish(message.topic, message.payload, 0, retain))  # no DUP [MQTT-3.3.1-3] [MQTT-4.3.1-1]
                 return
             sent = session.send_now(message.topic, message.payload, qos, retain)
             if sent is not None:
@@ -324,7 +327,7 @@ class Exchange:
                 else:
                     self._overflow(subscriber)
                 return
-        session.enqueue(Publish(message.topic, message.payload, qos, retain))
+        session.enqueue(Publish(message.topic, message.payload, qos, retain))  # also for who is away [MQTT-3.1.2-5]
 
     def _make_room(self, subscriber: Subscriber) -> None:
         self._drop(subscriber, subscriber.session.make_room())

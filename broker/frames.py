@@ -67,7 +67,7 @@ class Frames:
         return self.closed_with is not None or self.fault is not None
 
     def receive(self, data: bytes) -> bytes:
-        """What binary frames carry among these bytes."""
+        """What binary frames carry among these bytes, wherever they are cut [MQTT-6.0.0-2]."""
         if self._partial:
             data, self._partial = self._partial + data, b""
         payload: list[bytes] = []

@@ -81,7 +81,7 @@ class Listeners:
         """Raises ListenError."""
         opened = partial(self._opened, name)
         try:
-            return await self._loop.create_server(
+            return await self._loop.create_server(  # for TCP [MQTT-7.1.1-1]
                 partial(Socket, opened, self._terms.high_water_bytes),
                 host,
                 port,

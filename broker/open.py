@@ -42,7 +42,7 @@ class EverybodyMayDoEverything:
     """
 
     def acting_as(self, identity: Identity, client_id: str) -> Identity | None:
-        return identity if client_id else None
+        return identity if client_id else None  # whatever its length and letters [MQTT-3.1.3-5]
 
     def assigned_client_id(self, _: Identity, unique: str) -> str:
         return f"auto-{unique}"

@@ -58,7 +58,7 @@ class Subscriptions(Generic[_S]):
     def match(self, topic: str) -> dict[_S, int]:
         """The subscribers that a topic concerns and nobody else [MQTT-3.3.2-3] [MQTT-4.5.0-1].
 
-        Each once, with the highest QoS it has [MQTT-3.3.5-1].
+        Each once, with the highest QoS it has [MQTT-3.3.5-1]. Filters may have both wildcards [MQTT-3.8.3-2].
         """
         found: dict[_S, int] = {}
         branches = [self._root]

@@ -131,7 +131,7 @@ class Session:
             self._journal.subscribe(self._client_id, topic_filter, qos)
 
     def unsubscribe(self, topic_filter: str) -> bool:
-        """Whether there was such a subscription."""
+        """Whether there was such a subscription; what is in flight or waits stays there [MQTT-3.10.4-3]."""
         if self.subscriptions.pop(topic_filter, None) is None:
             return False
         if self._journal is not None:
@@ -190,12 +190,12 @@ class Session:
 
     def send_now(self, topic: str, payload: bytes, qos: int, retain: bool) -> Publish | None:
         """A QoS 1 or 2 message with its packet id, in flight from now on; None if it must wait instead."""
-        if self._queue or len(self._in_flight) >= self.limits.in_flight:
+        if self._queue or len(self._in_flight) >= self.limits.in_flight:  # behind the earlier ones [MQTT-4.6.0-6]
             return None
         packet_id = self._unused_id()
-        message = Publish(topic, payload, qos, retain, packet_id=packet_id)
+        message = Publish(topic, payload, qos, retain, packet_id=packet_id)  # no DUP [MQTT-3.3.1-3]
         number = 0 if self._journal is None else self._journal.add_message(self._client_id, message)
-        self._in_flight[packet_id] = _Kept(number, message)
+        self._in_flight[packet_id] = _Kept(number, message)  # unacknowledged [MQTT-4.3.2-1] [MQTT-4.3.3-1]
         return message
 
     def ready(self) -> Iterator[Publish]:
@@ -212,7 +212,7 @@ class Session:
             kept.message = message = Publish(
                 waiting.topic, waiting.payload, waiting.qos, waiting.retain, packet_id=packet_id
             )
-            self._in_flight[packet_id] = kept
+            self._in_flight[packet_id] = kept  # unacknowledged [MQTT-4.3.2-1] [MQTT-4.3.3-1]
             if self._journal is not None:
                 self._journal.set_message(kept.number, self._client_id, message)
             yield message
@@ -227,7 +227,7 @@ class Session:
 
     def resend(self) -> Iterator[Publish | Pubrel]:
         """What was in flight when the connection ended, again: in order, same ids, DUP set [MQTT-4.4.0-1]."""
-        for packet_id, kept in self._in_flight.items():
+        for packet_id, kept in self._in_flight.items():  # in order [MQTT-4.6.0-1, -4], with DUP [MQTT-3.3.1-1]
             yield Pubrel(packet_id) if isinstance(kept, _Released) else replace(kept.message, dup=True)
 
     def puback(self, packet_id: int) -> None:
@@ -240,13 +240,13 @@ class Session:
         self._expect(packet_id, 2, "PUBREC")
         kept = self._in_flight.get(packet_id)
         if isinstance(kept, _Kept):
-            # Releases go in the order of the PUBRECs, also when they are sent again: section 4.6.
+            # Releases go in the order of the PUBRECs, also when they are sent again [MQTT-4.6.0-4].
             del self._in_flight[packet_id]
             number = kept.number
             if self._journal is not None:
                 number = self._journal.release_message(number, self._client_id, packet_id)
             self._in_flight[packet_id] = _Released(number)
-        return Pubrel(packet_id)
+        return Pubrel(packet_id)  # [MQTT-2.3.1-6]
 
     def pubcomp(self, packet_id: int) -> None:
         """A QoS 2 message is delivered."""

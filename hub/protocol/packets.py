@@ -534,6 +534,7 @@ def _decode_empty(packet: _P) -> Callable[[bytes, int, int], _P]:
 
 
 # By the whole first byte: type and flags are right together or not at all [MQTT-2.2.2-1].
+# They are those of the standard, and no others are needed [MQTT-7.0.0-2].
 _DECODERS: Final[dict[int, Callable[[bytes, int, int], Packet]]] = {
     0x10: _decode_connect,
     0x20: _decode_connack,

@@ -44,7 +44,7 @@ def read_clauses() -> dict[str, Clause]:
     clauses = {clause: Clause(says) for clause, says in tables["says"].items()}
     for clause, why in tables["untested"].items():
         clauses[clause].untested = why
-    for clause, code in [*tables["code"].items(), *stated_in_code().items()]:
+    for clause, code in stated_in_code().items():
         clauses[clause].code += code
     for case in read_cases():
         for clause in case.clauses:

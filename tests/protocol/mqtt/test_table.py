@@ -1,10 +1,9 @@
 """docs/mqtt.md is about this broker: every statement of the standard has its proof, and no name in it is made up."""
 
-import ast
 from collections import Counter
 
 from tests.protocol.mqtt.steps import read_cases
-from tests.protocol.mqtt.table import CODE, DOCUMENT, ROOT, functions_of, named_in, read_clauses, stated_in_code, table
+from tests.protocol.mqtt.table import DOCUMENT, ROOT, named_in, read_clauses, stated_in_code, table
 
 
 def test_the_document_has_the_table_that_code_and_cases_make() -> None:
@@ -20,14 +19,6 @@ def test_every_statement_has_cases_or_a_reason_why_not() -> None:
 
 def test_every_statement_with_cases_stands_somewhere_in_the_code() -> None:
     assert [name for name, clause in read_clauses().items() if clause.cases and not clause.code] == []
-
-
-def test_the_functions_where_it_stands_exist() -> None:
-    exist = {path.stem for path in CODE}
-    for path in CODE:
-        exist |= {f"{path.stem}.{name}" for name, _ in functions_of(ast.parse(path.read_text("utf-8")).body)}
-    stated = {place for clause in read_clauses().values() for place in clause.code}
-    assert stated - exist == set()
 
 
 def test_the_code_names_only_statements_that_there_are() -> None:
