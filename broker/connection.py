@@ -15,7 +15,7 @@ from broker.certificates import name_shown
 from broker.exchange import Exchange, Subscriber
 from broker.guard import Client, Guard, NotAdmitted, Refusal
 from broker.journal import Journal
-from broker.pace import Pace, Paces
+from broker.pace import OTHER_PACKET, Pace, Paces
 from broker.session import TooManyUnreleased
 from broker.sockets import CLOSING_S, Reader, Writer
 from hub.protocol.packets import (
@@ -42,6 +42,8 @@ from hub.protocol.packets import (
 
 TURN_BYTES: Final = 256 * 1024
 """Bytes for one client in one turn of the loop; messages past it wait in its session."""
+TURN_PACKETS: Final = 256
+"""Packets of one client in one turn; the next ones after everybody else had a turn."""
 _UNACCEPTABLE_PROTOCOL: Final = 0x01
 _CONNECT: Final = 0x10
 """The first byte of every CONNECT."""
@@ -133,15 +135,17 @@ class Connection:
                     connect, rest = await self._first_packet()
                     certificate_name = name_shown(self._writer.get_ssl_info())
                     client = await self._guard.admit(connect, self._address, certificate_name)
+                    self.user = client.identity.name
+                    pace = self._paces.of(self.user)
+                    await self._wait_for_its_turn(pace, a_message=connect.will is not None)
             except TimeoutError:
                 self._turn_away("connect-timeout")
                 return
             if self._ended:
                 return
-            self.user = client.identity.name
+            pace.take(1 if connect.will is None else 2)
             subscriber, present = self._exchange.enter(client, self, clean=connect.clean_session)  # [MQTT-3.1.4-3]
             self._accept(connect, subscriber, present)
-            pace = self._paces.of(self.user)
             await self._handle(subscriber, pace, rest)
             while not self._ended:
                 await self._handle(subscriber, pace, await self._receive())
@@ -206,7 +210,7 @@ class Connection:
             self._malformed = malformed
             packets = malformed.before
         if packets:
-            self._heard_at = self._loop.time()
+            self._hear()
             self._traffic.packets_received += len(packets)
         return packets
 
@@ -227,30 +231,32 @@ class Connection:
         self.send(Connack(session_present=present), self._exchange.last_change if subscriber.session.stored else 0)
         self._exchange.resume(subscriber)
 
-    async def _wait_for_its_turn(self, pace: Pace) -> None:
-        """Read no further while its user is over its rate, or has its share with the hub; see `Pace`."""
-        self._counters["slowed_down"] += 1
-        pace.reckon(self._loop.time())
-        while (wait_s := pace.wait_s) and not self._ended:
-            until_s = self._loop.time() + wait_s
-            self._heard_at = until_s  # it is not silent; it is we who do not listen
+    async def _wait_for_its_turn(self, pace: Pace, *, a_message: bool) -> None:
+        """Read no further while its user is over its rate, or has its share of the hub; see `Pace`."""
+        while (wait_s := pace.wait_s(self._loop.time(), a_message=a_message)) and not self._ended:
+            if self._turn is None:
+                self._counters["slowed_down"] += 1
             self._turn = turn = asyncio.Event()
-            pace.when_caught_up(turn.set)
-            is_over = False
+            if pace.hub_is_behind:
+                pace.when_caught_up(turn.set)
             try:
-                async with asyncio.timeout_at(until_s):
-                    await turn.wait()
-            except TimeoutError:
-                is_over = True
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await turn.wait()
             finally:
                 pace.forget(turn.set)
+        if self._turn is not None:
+            self._turn = None
+            self._hear()
+
+    def _hear(self) -> None:
+        if not self._reader.is_over:  # or it would be alive for as long as it takes to read what it has left behind
             self._heard_at = self._loop.time()
-            pace.reckon(self._heard_at)
-            if is_over:
-                return
 
     def _check_keep_alive(self) -> None:
         left = self._heard_at + self._silence_s - self._loop.time()
+        if left <= 0 and self._turn is not None and not self._reader.is_over:
+            left = self._silence_s  # it is not silent; it is we who do not listen
         if left > 0:
             self._watch = self._loop.call_later(left, self._check_keep_alive)
         else:
@@ -258,21 +264,26 @@ class Connection:
 
     async def _handle(self, subscriber: Subscriber, pace: Pace, packets: list[Packet]) -> None:
         pace.reckon(self._heard_at)
-        for packet in packets:
-            if pace.held_back and isinstance(packet, Publish | Subscribe):
-                await self._wait_for_its_turn(pace)
+        for number, packet in enumerate(packets, 1):
+            if self._has_room and not isinstance(packet, Puback | Pubcomp):
+                self._send_ready(subscriber)
+            a_message = type(packet) is Publish
+            if pace.holds_back(a_message=a_message):
+                await self._wait_for_its_turn(pace, a_message=a_message)
             if self._ended:  # nothing after DISCONNECT is looked at
                 return
             handle = self._HANDLERS.get(type(packet))
             if handle is None:  # a second CONNECT [MQTT-3.1.0-2], or what only a server may send
                 raise MalformedPacket("MQTT-4.8.0-1", f"an unexpected {type(packet).__name__}")
-            if self._has_room and not isinstance(packet, Puback | Pubcomp):
-                self._send_ready(subscriber)
             handle(self, subscriber, packet)
-            if type(packet) is Publish:
-                pace.take()
-            elif type(packet) is Subscribe:  # each of its filters may have looked through all that is retained
+            if a_message:
+                pace.take(1)
+            elif isinstance(packet, Subscribe | Unsubscribe):
                 pace.take(len(packet.filters))
+                await asyncio.sleep(0)  # its filters may have looked through all that is retained
+            else:
+                pace.take(OTHER_PACKET)
+            if not number % TURN_PACKETS:
                 await asyncio.sleep(0)
         if self._has_room:
             self._send_ready(subscriber)

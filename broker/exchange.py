@@ -257,11 +257,11 @@ class Exchange:
                 codes.append(FAILURE)  # 0x80, or the QoS asked for [MQTT-3.9.3-2]
         # With the packet id of the SUBSCRIBE [MQTT-2.3.1-7] [MQTT-3.8.4-2].
         outlet.send(Suback(packet.packet_id, tuple(codes)), self.last_change if session.stored else 0)
-        # Each filter as if it came alone [MQTT-3.8.4-4]. One may bring every retained message at once, past the
-        # session's bounds, but not one after the other without an acknowledgement.
+        # Each filter as if it came alone [MQTT-3.8.4-4]. All that they match may come at once, past the session's
+        # bounds, but not again for a filter that comes again, or without an acknowledgement of what waits.
         self._make_room(subscriber)
-        most_waiting = -1 if session.full else session.waiting + len(self._retained)
         found = {topic_filter: self._retained.match(topic_filter) for topic_filter in dict(granted)}
+        most_waiting = -1 if session.full else session.waiting + sum(map(len, found.values()))
         for topic_filter, qos in granted:
             if session.full and session.waiting > most_waiting:
                 self._overflow(subscriber)  # [MQTT-4.8.0-2]

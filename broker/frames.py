@@ -14,6 +14,7 @@ _CONTROL_BIT: Final = 0x8
 _FIN: Final = 0x80
 _MASKED: Final = 0x80
 _LONGEST_CONTROL: Final = 125
+_SHORTEST_PACKET: Final = 2
 
 NORMAL: Final = 1000
 PROTOCOL_ERROR: Final = 1002
@@ -48,7 +49,7 @@ def closing(code: int) -> bytes:
 class Frames:
     """What a client sends, after the handshake."""
 
-    __slots__ = ("_in_message", "_left", "_mask", "_partial", "closed_with", "fault", "pong")
+    __slots__ = ("_in_message", "_left", "_mask", "_partial", "closed_with", "fault", "idle", "pong")
 
     def __init__(self) -> None:
         self._partial = b""  # of a header, or of a control frame
@@ -57,6 +58,8 @@ class Frames:
         self._in_message = False  # after a frame without FIN
         self.pong = b""
         """The answer to the last ping, a whole frame; whoever sends it empties this. Earlier ones may go without."""
+        self.idle = 0
+        """Frames among the last bytes that carry nothing of a packet, or hardly anything; each is some work."""
         self.closed_with: bytes | None = None
         """What the client's closing frame carried. After it nothing counts."""
         self.fault: BadFrame | None = None
@@ -70,6 +73,7 @@ class Frames:
         """What binary frames carry among these bytes, wherever they are cut [MQTT-6.0.0-2]."""
         if self._partial:
             data, self._partial = self._partial + data, b""
+        self.idle = 0
         payload: list[bytes] = []
         at = 0
         try:
@@ -111,6 +115,8 @@ class Frames:
         if len(data) < (body + length if opcode & _CONTROL_BIT else body):
             return None
         mask = data[at:body]
+        if opcode & _CONTROL_BIT or length < _SHORTEST_PACKET:
+            self.idle += 1
         if opcode & _CONTROL_BIT:
             self._control(opcode, _unmasked(data[body : body + length], mask))
             return body + length

@@ -1,6 +1,6 @@
 """What changes of the state that survives a restart, gathered into numbered batches. No I/O.
 
-A batch holds rows by their primary key, the last change of each, and None for a row that goes; what comes and
+A batch holds rows by their primary key, the last change of each, and None for a row that goes; a message that comes and
 goes within one batch leaves no trace in it. Whoever writes batches to disk takes one, writes it and says so;
 whoever must not speak before a change is on disk waits for the batch that holds it.
 """

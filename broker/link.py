@@ -18,7 +18,6 @@ from hub.protocol.packets import FAILURE, Packet, Publish, Suback, Subscribe
 
 _log = logging.getLogger(__name__)
 
-ENTER_AGAIN_S: Final = 1.0
 LIMITS: Final = Limits(in_flight=1_000, queued_messages=100_000, queued_bytes=64 * 1024 * 1024)
 """More than a desktop's: every site speaks to the hub, which acknowledges what its database has committed."""
 
@@ -41,8 +40,9 @@ class EmbeddedLink:
         self._filters = topic_filters
         self._receive: Receive | None = None
         self._subscriber: Subscriber | None = None
-        self._unacknowledged = 0  # messages of this session that the hub has not done with, of any QoS
-        self._arrived: deque[tuple[Subscriber, Publish, float]] = deque()
+        self._run = 0  # counts the times that it entered: what was handed over in an earlier one comes again
+        self._unacknowledged = 0  # messages of this run that the hub has not done with, of any QoS
+        self._arrived: deque[tuple[Publish, float]] = deque()
 
     @asynccontextmanager
     async def running(self, receive: Receive) -> AsyncIterator[Self]:
@@ -53,16 +53,18 @@ class EmbeddedLink:
             yield self
         finally:
             self._receive = None
-            self._arrived.clear()
             if self._subscriber is not None:
-                subscriber, self._subscriber = self._subscriber, None
-                self._exchange.leave(subscriber)
-                self._paces.count_anew(())
+                self._leave(self._subscriber)
+
+    def _leave(self, subscriber: Subscriber) -> None:
+        self._subscriber = None
+        self._arrived.clear()
+        self._exchange.leave(subscriber)
+        self._paces.count_anew(())
 
     def _enter(self) -> None:
+        self._run += 1
         self._unacknowledged = 0
-        if self._receive is None:
-            return  # nobody is there any more
         subscriber, _ = self._exchange.enter(self._client, self, clean=False, limits=LIMITS)
         self._paces.count_anew(subscriber.session.messages())
         subscriber.paces = self._paces
@@ -96,32 +98,38 @@ class EmbeddedLink:
                 # Not from within the routing: whoever receives may publish in turn.
                 if not self._arrived:
                     asyncio.get_running_loop().call_soon(self._hand_over)
-                assert self._subscriber is not None
                 self._unacknowledged += 1
-                self._arrived.append((self._subscriber, packet, time.monotonic()))
+                self._arrived.append((packet, time.monotonic()))
             case Suback(codes=codes) if FAILURE in codes:
                 refused = [name for (name, _), code in zip(self._filters, codes, strict=True) if code == FAILURE]
                 self.last_fault = f"subscription refused: {', '.join(refused)}"
                 _log.error("the broker does not let %s subscribe to %s", self._client.client_id, refused)
 
     def end(self, reason: str) -> None:
-        """It was put out: its session overflowed. It comes again as a client would, and finds a new one."""
-        subscriber, self._subscriber = self._subscriber, None
-        if subscriber is not None:
+        """It was put out, as nobody else has this client id only for a fault; it does not come again."""
+        if self._subscriber is not None:
             _log.error("the hub is put out of its broker: %s", reason)
-            self._arrived.clear()
-            self._exchange.leave(subscriber)
-            asyncio.get_running_loop().call_later(ENTER_AGAIN_S, self._enter)
+            self.last_fault = f"put out: {reason}"
+            self._leave(self._subscriber)
 
     def end_soon(self, reason: str) -> None:
-        asyncio.get_running_loop().call_soon(self.end, reason)
+        """Its session overflowed. It comes again at once, as a client would, and finds a new one."""
+        full = self._subscriber
+
+        def begin_anew() -> None:
+            if full is not None and full is self._subscriber:
+                _log.error("the hub begins anew in its broker, and has lost messages: %s", reason)
+                self._leave(full)
+                self._enter()
+
+        asyncio.get_running_loop().call_soon(begin_anew)
 
     # --- the hub's side ----------------------------------------------------------------------------------------
 
     def _hand_over(self) -> None:
         while self._arrived and self._receive is not None:
-            subscriber, packet, arrived_at_s = self._arrived.popleft()
-            acknowledge = partial(self._acknowledge, subscriber, packet)
+            packet, arrived_at_s = self._arrived.popleft()
+            acknowledge = partial(self._acknowledge, self._run, packet)
             try:
                 self._receive(Message(packet.topic, packet.payload, packet.retain, arrived_at_s, acknowledge))
             except Exception:  # noqa: BLE001 - it is logged; the messages behind it are not at fault
@@ -129,8 +137,9 @@ class EmbeddedLink:
                 if not packet.qos:  # one of QoS 1 stays for the next start
                     acknowledge()
 
-    def _acknowledge(self, subscriber: Subscriber, packet: Publish) -> None:
-        if subscriber is self._subscriber:  # not one of a session that has ended
+    def _acknowledge(self, run: int, packet: Publish) -> None:
+        subscriber = self._subscriber
+        if subscriber is not None and run == self._run:
             self._unacknowledged -= 1
             self._paces.discount([packet])
             if packet.qos:

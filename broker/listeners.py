@@ -104,10 +104,10 @@ class Listeners:
         try:
             if not self.is_open:
                 raise NoRoom("shutting-down")
-            socket.entry = self.admission.enter(network, self._loop.time() + self._terms.connect_timeout_s)
+            deadline_s = self._loop.time() + self._terms.connect_timeout_s
+            socket.entry = self.admission.enter(network, deadline_s, partial(self._put_out, socket))
         except NoRoom as refused:
-            self._refuse(socket, refused.reason)
-            socket.abort()
+            self._put_out(socket, refused.reason)
         else:
             self._opening[socket] = self._loop.create_task(self._serve(name, socket))
 
@@ -152,6 +152,10 @@ class Listeners:
             yield lambda below: Tls(below, context)
         if name in (WS, WSS):
             yield lambda below: WebSocket(below, self._terms.ws_origins)
+
+    def _put_out(self, socket: Socket, reason: str) -> None:
+        self._refuse(socket, reason)
+        socket.abort()
 
     def _refuse(self, socket: Socket, reason: str, detail: str | None = None) -> None:
         address = address_of(socket.get_peer_info())

@@ -27,7 +27,7 @@ from broker.guard import Authenticate, Client, Guard, Refusal, Rights, TopicLimi
 from broker.journal import Journal
 from broker.link import EmbeddedLink
 from broker.listeners import TCP, TLS, WS, WSS, Channel, Listeners, Terms
-from broker.pace import Paces
+from broker.pace import Paces, Share
 from broker.plugins import PluginHost
 from broker.session import Limits
 from broker.sockets import HIGH_WATER_BYTES
@@ -59,8 +59,10 @@ class BrokerOptions:
     max_login_pause_s: the longest pause of an address whose logins fail, in which no other try is looked at;
         0 where all clients come from one address, as from a proxy.
     store: the file for what survives a restart; None keeps nothing.
-    max_messages_per_s: PUBLISH packets, and filters subscribed to, taken from one user in a second, over some time;
-        one that sends more is read more slowly. 0 for no limit.
+    max_messages_per_s: messages taken from one user in a second, over some time and all its connections; one that
+        sends more is read more slowly. What counts as one is told in `broker.pace`. 0 for no limit.
+    max_messages_with_hub, max_bytes_with_hub: messages of one user, and their payloads, that the hub inside has and is
+        not done with; a user with more is read more slowly.
     max_topic_length, max_topic_levels: of a topic or a filter, in characters and in levels between slashes; what is
         longer is refused like a topic that is somebody else's.
     max_in_flight: QoS 1 and 2 messages sent to one client and not yet acknowledged.
@@ -95,6 +97,8 @@ class BrokerOptions:
     max_packet_bytes: int = 128 * 1024
     store: Path | None = None
     max_messages_per_s: int = 0
+    max_messages_with_hub: int = 100
+    max_bytes_with_hub: int = 1024 * 1024
     max_topic_length: int = 512
     max_topic_levels: int = 32
     max_in_flight: int = 20
@@ -165,7 +169,8 @@ class EmbeddedBroker(PluginHost):
             packet_bytes=options.max_packet_bytes,
             buffered_bytes=options.max_buffered_bytes,
         )
-        self._paces = Paces(options.max_messages_per_s, rights.owner_of)
+        share = Share(options.max_messages_with_hub, options.max_bytes_with_hub)
+        self._paces = Paces(options.max_messages_per_s, rights.owner_of, share)
         self._exchange = self._new_exchange(None)
         self._sys = SysClock(
             options.sys_interval_s, lambda: self.counters, lambda message: self._exchange.publish(message, SYS)
@@ -240,6 +245,7 @@ class EmbeddedBroker(PluginHost):
         """The same for a user that is no more: its sessions and its retained messages go too."""
         had_connections = await self.disconnect_user(name)
         self._exchange.forget_user(name)
+        self._paces.forget(name)
         return had_connections
 
     def link(self, identity: Identity, client_id: str, filters: tuple[tuple[str, int], ...]) -> EmbeddedLink:

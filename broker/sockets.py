@@ -25,6 +25,11 @@ HIGH_WATER_BYTES: Final = 65_536
 class Reader(ReaderAdapter):
     """Gives bytes as they come."""
 
+    @property
+    @abstractmethod
+    def is_over(self) -> bool:
+        """The peer sends nothing more, or is gone; there may be bytes to read still."""
+
     @abstractmethod
     async def read(self, n: int = CHUNK_BYTES) -> bytes:
         """At least one byte and, where the network gives no larger piece, at most n; b"" at the end.
@@ -167,6 +172,10 @@ class Socket(asyncio.Protocol, Reader, Writer):
             self._transport.write(data)
 
     @property
+    def is_over(self) -> bool:
+        return self._over
+
+    @property
     def buffered_bytes(self) -> int:
         return self._transport.get_write_buffer_size()
 
@@ -220,6 +229,10 @@ class Layer(Reader, Writer):
     @abstractmethod
     async def open(self) -> None:
         """The opening handshake. Raises NotOpened; EOFError and OSError if the peer is gone."""
+
+    @property
+    def is_over(self) -> bool:
+        return self._below.is_over
 
     @property
     def buffered_bytes(self) -> int:

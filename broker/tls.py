@@ -14,6 +14,9 @@ from broker.sockets import CHUNK_BYTES, Layer, NotOpened, Socket
 GONE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 """The peer sends nothing more. Which of the two it is in a handshake differs between versions of Python."""
 
+_MOST_UNREAD_ANSWERS: Final = 100
+"""Answers to new keys, 22 bytes each or some more, for a peer that does not read."""
+
 
 class Tls(Layer):
     """The broker's end of a TLS connection."""
@@ -23,6 +26,7 @@ class Tls(Layer):
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
         self._is_open = False
+        self._unread_answers = 0
 
     async def open(self) -> None:
         while not self._is_open:
@@ -46,7 +50,7 @@ class Tls(Layer):
             try:
                 data = self._tls.read(n)
             except ssl.SSLWantReadError:
-                self._send()  # an answer to new keys
+                self._answer()
                 await self._receive(n)
                 continue
             except GONE:  # with a goodbye or without; MQTT has its own
@@ -59,6 +63,14 @@ class Tls(Layer):
             if not data:
                 await asyncio.sleep(0)  # a turn for the answers to what came before the end
             return data
+
+    def _answer(self) -> None:
+        """Send what TLS itself has to say: the answer to new keys, which a peer may ask for without end."""
+        if self._to_send.pending:
+            self._unread_answers = self._unread_answers + 1 if self._below.paused else 0
+            if self._unread_answers > _MOST_UNREAD_ANSWERS:
+                raise ConnectionAbortedError("a peer that asks for new keys and does not read the answers")
+            self._send()
 
     async def _receive(self, n: int) -> None:
         data = await self._below.read(n)

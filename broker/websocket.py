@@ -1,5 +1,6 @@
 """MQTT over WebSocket: section 6 of the standard. The opening is the library's, what follows is `frames`."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +18,9 @@ from hub.protocol.packets import MalformedPacket
 
 ANY_ORIGIN: Final = "*"
 _MAX_HEAD_BYTES: Final = 16_384
+_FEW_IDLE_FRAMES: Final = 10
+_IDLE_FRAMES_PER_S: Final = 1_000
+"""Pings and empty frames that are read in a second, when many come at once: the broker paces packets, not these."""
 _HEAD_ENDS: Final = b"\r\n\r\n"
 _TO_ASCII: Final = bytes(range(128)) + b"?" * 128
 """The library breaks on other bytes, which nothing that matters here is written in."""
@@ -79,7 +83,10 @@ class WebSocket(Layer):
             data, self._early = self._early or await self._below.read(n), b""
             if not data:
                 return b""
-            if payload := self._receive(data):  # a frame may be empty, and says nothing
+            payload = self._receive(data)
+            if self._frames.idle > _FEW_IDLE_FRAMES:
+                await asyncio.sleep(self._frames.idle / _IDLE_FRAMES_PER_S)
+            if payload:  # a frame may be empty, and says nothing
                 return payload
         if self._frames.fault is not None:
             clause = "MQTT-6.0.0-1" if self._frames.fault.code == UNSUPPORTED_DATA else "section 6"

@@ -184,7 +184,17 @@ class Mqtt(_Section):
         1000,
         ge=0,
         description="How many messages the embedded broker takes from one site in a second, over some time and all "
-        "its connections; one that sends more is read more slowly. 0 is no limit.",
+        "its connections; one that sends more is read more slowly. Ten pings count as one message. 0 is no limit.",
+    )
+    max_messages_with_hub: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="How many messages of one site the hub may have that it has not stored yet; a site with more is "
+        "read more slowly, so that it delays nobody else's.",
+    )
+    max_bytes_with_hub: int = Field(
+        1_048_576, ge=1024, le=16_777_216, description="How many bytes these may have, without their topics."
     )
     max_in_flight: int = Field(
         20,

@@ -176,3 +176,16 @@ async def test_one_filter_a_thousand_times_in_one_packet_stops_nobody(open_place
     reader.send(Subscribe(1, (("+/+/d", 1),) * 10_000))
     assert (await reader.receive()).codes == (1,) * 10_000
     assert time.monotonic() - began_s < 1.5
+
+
+async def test_one_filter_over_and_over_brings_a_client_no_more_than_may_wait_whatever_others_retain(start_broker):
+    place = await start_broker(max_queued_messages=50, max_in_flight=5)
+    others = await place.client("pond8")
+    for feeder in range(500):
+        await others.publish(state(feeder, "pond8"), b"x", retain=True)
+    site = await place.client("pond7", clean_session=False)
+    await site.publish(HEARTBEAT, b"x", retain=True)
+    site.send(Subscribe(1, ((HEARTBEAT, 1),) * 400))
+    await place.until("ended_queue-full")
+    assert place.broker.counters["messages_queued"] == 0
+    assert len([packet for packet in await site.closed() if isinstance(packet, Publish)]) <= 5

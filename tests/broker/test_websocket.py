@@ -7,6 +7,7 @@ import pytest
 import websockets
 from websockets.frames import Frame, Opcode
 
+from broker import websocket
 from hub.protocol.packets import Connack, Connect, Decoder, Pingreq, Pingresp, encode
 
 pytestmark = pytest.mark.both_loops
@@ -217,7 +218,8 @@ async def test_a_client_that_says_no_goodbye_is_not_waited_for_long(place):
     writer.close()
 
 
-async def test_pings_that_nobody_reads_the_answers_of_cost_no_memory(place):
+async def test_pings_that_nobody_reads_the_answers_of_cost_no_memory(place, monkeypatch):
+    monkeypatch.setattr(websocket, "_IDLE_FRAMES_PER_S", 1_000_000)
     _, writer = await asyncio.open_connection("127.0.0.1", place.broker.ws_port, limit=1)
     writer.write(f"GET / HTTP/1.1\r\nHost: x\r\n{UPGRADE}{MQTT}\r\n".encode())
     writer.write(Frame(Opcode.BINARY, CONNECT).serialize(mask=True))
@@ -230,3 +232,27 @@ async def test_pings_that_nobody_reads_the_answers_of_cost_no_memory(place):
     connection = next(iter(place.broker._connections))
     assert connection._writer.buffered_bytes < 200_000
     writer.transport.abort()
+
+
+@pytest.mark.parametrize("idle", [Frame(Opcode.PING, b""), Frame(Opcode.BINARY, b"")])
+async def test_frames_that_carry_nothing_are_read_at_a_pace_of_their_own(place, idle):
+    async with connect(place) as client:
+        await client.send(CONNECT)
+        await client.recv()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        frames = idle.serialize(mask=True) * 1000
+        client.transport.write(frames + Frame(Opcode.BINARY, encode(Pingreq())).serialize(mask=True))
+        assert await asyncio.wait_for(client.recv(), 5) == encode(Pingresp())
+        assert loop.time() - began_s > 0.8
+
+
+async def test_a_few_pings_delay_nothing(place):
+    async with connect(place) as client:
+        await client.send(CONNECT)
+        await client.recv()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        for _ in range(5):
+            await (await client.ping())
+        assert loop.time() - began_s < 0.5
