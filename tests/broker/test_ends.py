@@ -5,10 +5,8 @@ import socket
 
 import pytest
 
-from broker import link as link_module
 from broker.guard import Credentials
 from broker.server import BrokerOptions, EmbeddedBroker
-from broker.session import Limits
 from hub.protocol.packets import Connack, Disconnect, Publish, Will
 from hub.protocol.topics import Identity, Topics
 from tests.broker.conftest import Peer
@@ -234,18 +232,3 @@ async def test_the_hubs_place_may_be_taken_again_and_what_an_earlier_run_says_is
         for message in arrived[3:]:
             message.acknowledge()
         assert place.broker._paces.of("pond7").with_hub.messages == 0
-
-
-async def test_a_place_of_the_hub_that_overflows_begins_anew_at_once_and_hears_what_comes_next(place, monkeypatch):
-    monkeypatch.setattr(link_module, "LIMITS", Limits(in_flight=2, queued_messages=3))
-    link = place.broker.link(Identity("hub", "hub"), "hub", (("fh/v1/#", 1),))
-    site, arrived = await place.client("pond7"), []
-    async with link.running(arrived.append):
-        site.send(*(Publish("fh/v1/pond7/feeders/f1/events", b"%d" % n, 1, packet_id=n) for n in range(1, 20)))
-        await site.so_far()
-        for message in arrived:
-            message.acknowledge()
-        arrived.clear()
-        await site.publish("fh/v1/pond7/feeders/f1/events", b"after")
-        assert arrived[-1].payload == b"after"
-        assert link.connected

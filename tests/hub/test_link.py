@@ -278,7 +278,6 @@ async def test_the_embedded_link_begins_anew_when_its_session_overflows(
     broker: EmbeddedBroker, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.link.LIMITS", Limits(in_flight=2, queued_messages=3))
-    monkeypatch.setattr("broker.link.ENTER_AGAIN_S", 0.05)
     hub = await connect("hub", kind="embedded", keep=True)
     first_session = broker._exchange._subscribers["hub"]
     site = await connect(SITE)
