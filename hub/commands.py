@@ -14,13 +14,13 @@ from prometheus_client import Counter, Histogram
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from hub import settlement
+from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
 from hub.database import Database
 from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound
 from hub.liveness import AliveSession, LivenessKeys
 from hub.models import Command, CommandStep, JsonObject
-from hub.orders import Desk, Order, Placed, check_target, place, placed_before, to_message
+from hub.orders import ConfigOrder, Desk, Order, Placed, check_target, place, placed_before, to_message
 from hub.protocol.link import Link, NotConnected
 from hub.protocol.messages import Outcome, Reply, encode
 from hub.protocol.times import rfc3339, utc_now
@@ -89,12 +89,16 @@ class Commands:
                 await self._database.read(lambda session: check_target(session, order))  # not there is not away
                 raise
             if to is None:
-                wait_s = 0  # nobody is there to answer; the stop is latched and waits for them
+                wait_s = 0  # nobody is there to answer; the stop is latched, or the change waits
             placed = await self._place(order, to, now)
             command = placed.command
-            if placed.is_new:
+            if placed.superseded is not None:
+                self._tell(Settled(placed.superseded, moved=True))
+            if placed.is_new and command.state == CommandState.SENT:
                 return await self._publish_and_wait(command, wait_s)
-        return await self._wait_for_earlier(command, wait_s)
+            if placed.is_new:
+                self._stream.publish("command", command.site_id, brief(command))
+        return await self._wait_for_another(command, wait_s)
 
     async def _place(self, order: Order, to: AliveSession | None, now: datetime) -> Placed:
         try:
@@ -112,8 +116,8 @@ class Commands:
             self._stream.publish("command", command.site_id, brief(command))
             return await self._end_of(command, end, wait_s)
 
-    async def _wait_for_earlier(self, command: Command, wait_s: float | None) -> Command:
-        """Its end as anybody else who waits for it would see it; it may be another process that sent it."""
+    async def _wait_for_another(self, command: Command, wait_s: float | None) -> Command:
+        """The end of a command that somebody else sent, or will send; it may be another process."""
         with self._expecting(command.id) as end:
             command = await self.get(command.id)
             if command.state in SETTLED or command.state == CommandState.UNKNOWN:
@@ -121,13 +125,16 @@ class Commands:
             return await self._end_of(command, end, wait_s)
 
     async def _addressee(self, order: Order) -> AliveSession | None:
-        """The living session to send to; None for an emergency stop of a site that is not alive."""
-        if order.name == "stop_all":
-            try:
-                return await self._liveness.require_alive(order.site)
-            except (DesktopOffline, LivenessUnknown):
+        """The living session to send to; None for a stop of a site that is not alive, or a change that may wait."""
+        try:
+            to = await self._liveness.require_alive(order.site)
+        except (DesktopOffline, LivenessUnknown) as error:
+            may_wait = isinstance(order, ConfigOrder) and order.queue_for_s is not None
+            if order.name == "stop_all" or (may_wait and isinstance(error, DesktopOffline)):
                 return None
-        to = await self._liveness.require_alive(order.site)
+            raise
+        if order.name == "stop_all":
+            return to
         if not self._link.connected:
             raise BrokerUnreachable(
                 "The hub has no connection to the MQTT broker now; nothing was sent. Try again soon."
@@ -137,7 +144,7 @@ class Commands:
     def _publish(self, command: Command) -> None:
         topic = self._desk.topics.commands(command.site_id, command.feeder_id)
         try:
-            self._link.publish(topic, encode(to_message(command, self._desk.topics)))
+            self._link.publish(topic, encode(to_message(command, self._desk.topics, utc_now())))
         except NotConnected:
             # The row says `sent`; the deadline makes it `unknown`, and the desktop's journal settles it.
             log.warning("command not published: no connection to the broker", command=command.id, site=command.site_id)
@@ -183,6 +190,8 @@ class Commands:
         settled = await self._database.write(lambda session: settlement.take_reply(session, site, reply, now))
         await self._raise_contradiction(site, settled)
         self._tell(settled)
+        if settled.another_waits:
+            await self.send_waiting(site)
         return settled
 
     async def take_outcomes(self, site: str, asked_of_journal: str, outcomes: list[Outcome]) -> list[Settled]:
@@ -198,6 +207,8 @@ class Commands:
             self._tell(one)
         return settled
 
+    # --- by the clock ------------------------------------------------------------------------------------------
+
     async def mark_overdue(self, only: str | None = None) -> list[Command]:
         """Make what is past its deadline `unknown`, whichever process sent it."""
         now = utc_now()
@@ -206,11 +217,32 @@ class Commands:
             self._tell(Settled(command, moved=True))
         return overdue
 
+    async def expire_waiting(self) -> None:
+        """End what has waited for too long, whichever process took the order."""
+        now = utc_now()
+        for command in await self._database.write(lambda session: waiting.expire_waiting(session, now)):
+            self._tell(Settled(command, moved=True))
+
+    async def send_waiting(self, site: str) -> None:
+        """Send the site's changes that wait for nothing any more, if its desktop is there."""
+        try:
+            to = await self._liveness.require_alive(site)
+        except (DesktopOffline, LivenessUnknown):
+            return
+        if not self._link.connected:
+            return
+        now = utc_now()
+        for command in await self._database.write(
+            lambda session: waiting.send_waiting(session, site, to, self._desk, now)
+        ):
+            self._publish(command)
+            self._stream.publish("command", site, brief(command))
+
     def send_again(self, stop: Command) -> None:
         """Publish a latched stop once more, under the id that the desktop may know already, with new times."""
         now = utc_now()
         expires_at = now + timedelta(seconds=self._desk.timeout_s)
-        self._publish(stop.model_copy(update={"created_at": now, "expires_at": expires_at}))
+        self._publish(stop.model_copy(update={"expires_at": expires_at}))
 
     async def _raise_contradiction(self, site: str, settled: Settled) -> None:
         command = settled.command

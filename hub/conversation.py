@@ -1,6 +1,7 @@
 """What the hub says to a site of its own accord: the time, questions about open commands, thanks for events.
 
-When a site is back the order is: `ping` (before anybody may send it anything), `report`, then its latched stop.
+When a site is back the order is: `ping` (before anybody may send it anything), `report`, its latched stop, and then the
+changes that wait for it.
 """
 
 import asyncio
@@ -139,6 +140,8 @@ class Conversation:
             await self._ask(site, present.to, "report", {"commands": open_ids})
         if stop is not None:
             self._commands.send_again(stop)
+        if at_once:
+            await self._commands.send_waiting(site)
 
     @contextmanager
     def taking_event(self, site: str, feeder: str, seq: int) -> Iterator[None]:

@@ -14,6 +14,7 @@ from hub.errors import Fault, InvalidOrder, NotFound
 from hub.models import (
     CONFIG_REVISION,
     FEEDER,
+    Command,
     ConfigRevision,
     Feeder,
     FeederEvent,
@@ -107,7 +108,7 @@ _STATE_COLUMNS: Final = (
     *("state_journal_id", "state_seq", "state_at"),
     *("condition", "control", "silo_g", "next_meal_at"),
 )
-_DESIRED_COLUMNS: Final = ("pending_command_id", "desired_config", "desired_version")
+_DESIRED_COLUMNS: Final = ("pending_command_id", "in_flight_command_id", "desired_config", "desired_version")
 
 
 def _update_of(*columns: str) -> Update:
@@ -158,10 +159,11 @@ def take_state(session: Session, site: str, feeder: str, state: State) -> list[s
 
 def settle_config(
     session: Session, site: str, feeder: str, command_id: str, answer: JsonObject, now: datetime, *, applied: bool
-) -> None:
-    """A `set_config` has come to its end. `answer` may have the config as the farm has it now.
+) -> bool:
+    """A `set_config` has come to its end; returns whether another one waited for that.
 
-    Where the newest change did not happen, it is not wanted any longer either.
+    `answer` may have the config as the farm has it now. Where the newest change did not happen, it is not wanted any
+    longer either.
     """
     row = lock_feeder(session, site, feeder)
     values = {name: getattr(row, name) for name in (*_CONFIG_COLUMNS, *_DESIRED_COLUMNS)}
@@ -169,11 +171,30 @@ def settle_config(
     # Told late, it may be older than what is known already.
     if "config" in answer and (version, local_rev) >= (row.reported_version or 0, row.local_rev):
         values |= _taken(session, row, answer["config"], version, local_rev, now)
+    if row.in_flight_command_id == command_id:
+        values["in_flight_command_id"] = None
     if row.pending_command_id == command_id:
         values["pending_command_id"] = None
         if not applied:
             values |= {"desired_config": values["reported_config"], "desired_version": values["reported_version"]}
     session.connection().execute(_SETTLE_CONFIG, {"this_site": site, "this_feeder": feeder, **values})
+    return values["pending_command_id"] is not None and values["in_flight_command_id"] is None
+
+
+def end_flight(session: Session, command: Command) -> None:
+    """A `set_config` was not answered in time: the next change of its feeder need not wait for it any longer.
+
+    The desktop does not begin it any more: it is past its `expires_at`, which is not later than its deadline.
+    """
+    session.connection().execute(
+        update(FEEDER)
+        .where(
+            FEEDER.c.site_id == command.site_id,
+            FEEDER.c.id == command.feeder_id,
+            FEEDER.c.in_flight_command_id == command.id,
+        )
+        .values(in_flight_command_id=None)
+    )
 
 
 def _taken(

@@ -67,7 +67,9 @@ class Feeder(SQLModel, table=True):
     desired_config: JsonObject | None = _json(default=None)
     desired_version: int | None = Field(default=None, sa_type=BigInteger)
     pending_command_id: str | None = Field(default=None, max_length=26)
-    """The newest `set_config` that is on its way."""
+    """The newest `set_config` that waits or is on its way."""
+    in_flight_command_id: str | None = Field(default=None, max_length=26)
+    """The `set_config` that was sent and is not answered; the next one waits for its end, or for its deadline."""
     reported_config: JsonObject | None = _json(default=None)
     reported_version: int | None = Field(default=None, sa_type=BigInteger)
     local_rev: int = Field(default=0, sa_type=BigInteger)
@@ -116,9 +118,15 @@ class Command(SQLModel, table=True):
     stop_epoch: int = Field(sa_type=BigInteger)
     created_at: datetime = _moment()
     expires_at: datetime = _moment()
-    """The desktop does not begin after this."""
+    """The desktop does not begin after this; one that waits is not sent after this."""
     deadline_at: datetime = _moment()
     """Without a final reply by then the outcome is unknown."""
+    replaces_id: str | None = Field(default=None, max_length=26)
+    """The command that waited, and whose place this one took."""
+    closed_at: datetime | None = _moment(default=None)
+    """When a person looked into what is `unresolved`, and closed it."""
+    closed_by: str | None = Field(default=None, max_length=100)
+    remark: str | None = Field(default=None, max_length=1000)
     next_report_at: datetime | None = _moment(default=None)
     report_count: int = 0
     settled_at: datetime | None = _moment(default=None)

@@ -1,7 +1,7 @@
 """Placing an order: the checks and the row, in one transaction, before anything is sent. No network here.
 
 A command's row is committed as `sent` before it is published: from then on the desktop may have it, whatever happens
-to this process.
+to this process. What waits (see `hub.waiting`) is committed as `pending`.
 """
 
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ from hub.models import (
     Site,
 )
 from hub.protocol import messages
+from hub.protocol.codes import Code
 from hub.protocol.messages import ARGUMENTS, FEEDER_COMMANDS, FeederConfig
 from hub.protocol.topics import Topics
 from hub.sites import get_site
@@ -61,10 +62,14 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ConfigOrder(Order):
-    """A change of config: the whole of it, or (patch) a merge patch, upon the config that `if_match` names."""
+    """A change of config: the whole of it, or (patch) a merge patch, upon the config that `if_match` names.
+
+    queue_for_s: how long it may wait for a site that is away; None: it does not.
+    """
 
     patch: bool = False
     if_match: str | None = None
+    queue_for_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +83,14 @@ class Desk:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The row. `is_new` False: the order had been placed before, and is not to be published again."""
+    """The row. `is_new` False: the order had been placed before, and is not to be published again.
+
+    superseded: the change that waited, and whose place this one took.
+    """
 
     command: Command
     is_new: bool
+    superseded: Command | None = None
 
 
 def placed_before(session: Session, order: Order) -> Command | None:
@@ -97,8 +106,10 @@ def placed_before(session: Session, order: Order) -> Command | None:
 
 
 def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, now: datetime) -> Placed:
-    """Check the order and write its row. `to` None: nobody is there (stop_all only).
+    """Check the order and write its row: `sent`, or `pending` for a change that must wait.
 
+    `to` None: nobody is there (for a stop_all, or a change that may wait for its site). A change waits too while
+    another one of its feeder is on its way, so that none overtakes another; of those that wait the latest counts.
     Raises NotFound, InvalidOrder, Stopped, ConfigChanged, ConfigUnknown, KeyReused; then nothing is written.
     """
     earlier = placed_before(session, order)
@@ -109,16 +120,21 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
         ready = _for_site(session, order, to, command_id, now)
     else:
         ready = _for_feeder(session, order, order.feeder)
-    expires_at = now + timedelta(seconds=desk.timeout_s)
-    # A stop is for whoever is there when it arrives, so it names no session.
-    addressee = None if order.name == "stop_all" else to
+    waits = ready.config is not None and (to is None or ready.in_flight_id is not None)
+    superseded = None if ready.waiting_id is None else _supersede(session, ready.waiting_id, command_id, now)
+    may_take_s = desk.timeout_s
+    if isinstance(order, ConfigOrder) and waits and order.queue_for_s is not None:
+        may_take_s = max(order.queue_for_s, may_take_s if to is not None else 0)
+    expires_at = now + timedelta(seconds=may_take_s)
+    # A stop is for whoever is there when it arrives, so it names no session; who gets what waits is not known yet.
+    addressee = None if waits or order.name == "stop_all" else to
     command: dict[str, Any] = {
         "id": command_id,
         "site_id": order.site,
         "feeder_id": order.feeder,
         "name": order.name,
         "args": ready.args,
-        "state": CommandState.SENT,
+        "state": CommandState.PENDING if waits else CommandState.SENT,
         "actor": order.actor,
         "hub_id": desk.hub_id,
         "session": None if addressee is None else addressee.session,
@@ -127,16 +143,19 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
         "created_at": now,
         "expires_at": expires_at,
         "deadline_at": expires_at + ready.duration,
+        "replaces_id": None if superseded is None else superseded.id,
     }
     connection = session.connection()
     connection.execute(_INSERT_COMMAND, {**command, "report_count": 0})
-    steps = ((CommandState.PENDING, f"ordered by {order.actor}"), (CommandState.SENT, "to be published"))
+    steps = [(CommandState.PENDING, f"ordered by {order.actor}")]
+    if not waits:
+        steps.append((CommandState.SENT, "to be published"))
     connection.execute(
         _INSERT_STEP,
         [{"command_id": command_id, "state": state, "at": now, "cause": cause} for state, cause in steps],
     )
     if ready.config is not None:
-        _give_out(session, order, ready.config, command_id, now)
+        _give_out(session, order, ready.config, command_id, ready.in_flight_id if waits else command_id, now)
     if order.key is not None:
         session.add(
             IdempotencyKey(
@@ -147,17 +166,31 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
                 created_at=now,
             )
         )
-    return Placed(Command(**command), is_new=True)
+    return Placed(Command(**command), is_new=True, superseded=superseded)
+
+
+def _supersede(session: Session, waiting_id: str, by_id: str, now: datetime) -> Command | None:
+    """End a change that waits; None if it does not any more."""
+    detail = f"A newer change of this feeder took its place: command {by_id}."
+    cause = f"replaced by {by_id}"
+    return settlement.advance(
+        session, waiting_id, CommandState.SUPERSEDED, cause, now, code=Code.SUPERSEDED, detail=detail
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """An order that may be sent. `duration`: what it takes beyond beginning it. `config`: the feeder's change."""
+    """An order that may be sent. `duration`: what it takes beyond beginning it. `config`: the feeder's change.
+
+    in_flight_id: the change of this feeder that is on its way. waiting_id: the one that waits.
+    """
 
     args: JsonObject
     stop_epoch: int
     duration: timedelta = timedelta()
     config: messages.SetConfig | None = None
+    in_flight_id: str | None = None
+    waiting_id: str | None = None
 
 
 _INSERT_COMMAND: Final = insert(COMMAND)
@@ -176,6 +209,7 @@ _GIVE_OUT: Final = (
         desired_version=bindparam("version"),
         desired_config=bindparam("config"),
         pending_command_id=bindparam("command_id"),
+        in_flight_command_id=bindparam("in_flight_id"),
     )
 )
 
@@ -196,7 +230,14 @@ def _for_feeder(session: Session, order: Order, feeder: str) -> _Ready:
             local_rev=target.local_rev,
             time_zone=target.time_zone,
         )
-        return _Ready(change.model_dump(), target.stop_epoch, config=change)
+        in_flight_id, pending_id = target.in_flight_command_id, target.pending_command_id
+        return _Ready(
+            change.model_dump(),
+            target.stop_epoch,
+            config=change,
+            in_flight_id=in_flight_id,
+            waiting_id=None if pending_id == in_flight_id else pending_id,
+        )
     args = check_arguments(order.name, order.args)
     duration = dose_duration(args["grams"], target) if order.name == "feed" else timedelta()
     return _Ready(args, target.stop_epoch, duration)
@@ -221,7 +262,14 @@ def _for_site(session: Session, order: Order, to: AliveSession | None, command_i
     return _Ready(args, site.stop_epoch)
 
 
-def _give_out(session: Session, order: Order, change: messages.SetConfig, command_id: str, now: datetime) -> None:
+def _give_out(
+    session: Session,
+    order: Order,
+    change: messages.SetConfig,
+    command_id: str,
+    in_flight_id: str | None,
+    now: datetime,
+) -> None:
     """The change is what is wanted from now on. The feeder's row is locked, so versions only go up."""
     assert order.feeder is not None
     config = change.config.model_dump()
@@ -233,6 +281,7 @@ def _give_out(session: Session, order: Order, change: messages.SetConfig, comman
             "version": change.config_version,
             "config": config,
             "command_id": command_id,
+            "in_flight_id": in_flight_id,
         },
     )
     add_revision(
@@ -255,7 +304,7 @@ def check_target(session: Session, order: Order) -> None:
         get_feeder(session, order.site, order.feeder)
 
 
-def to_message(command: Command, topics: Topics) -> messages.Command:
+def to_message(command: Command, topics: Topics, issued_at: datetime) -> messages.Command:
     """What is published for a command's row."""
     return messages.Command(
         id=command.id,
@@ -265,7 +314,7 @@ def to_message(command: Command, topics: Topics) -> messages.Command:
         journal_id=command.journal_id,
         stop_epoch=command.stop_epoch,
         reply_to=topics.replies(command.site_id, command.hub_id),
-        issued_at=command.created_at,
+        issued_at=issued_at,
         expires_at=command.expires_at,
     )
 

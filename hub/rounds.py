@@ -7,7 +7,7 @@ from typing import Final, Self
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from hub import presence, settlement
+from hub import presence, settlement, waiting
 from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.database import Database
@@ -52,7 +52,7 @@ class Rounds:
 
     async def _go_round(self) -> None:
         while True:
-            for duty in (self._notice_the_gone, self._settle_overdue, self._ask_again):
+            for duty in (self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
                 try:
                     await duty()
                 except (Unavailable, DBAPIError) as error:
@@ -71,6 +71,12 @@ class Rounds:
 
     async def _settle_overdue(self) -> None:
         await self._commands.mark_overdue()
+        await self._commands.expire_waiting()
+
+    async def _send_waiting(self) -> None:
+        """What nobody else has sent: its time came while no process looked, or it took the order a moment too late."""
+        for site in await self._database.read(waiting.sites_with_waiting):
+            await self._commands.send_waiting(site)
 
     async def _ask_again(self) -> None:
         now = utc_now()

@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session, col, select
 
 from hub.command_states import SETTLED, CommandState, may_come_before
-from hub.feeders import settle_config
+from hub.feeders import end_flight, settle_config
 from hub.models import COMMAND, COMMAND_STEP, Command, JsonObject, Site
 from hub.protocol.codes import Code
 from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome, Reply, differences
@@ -25,11 +25,15 @@ MAX_REPORTED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What became of one piece of news. `command` None: no such command at that site. `moved`: its state changed."""
+    """What became of one piece of news. `command` None: no such command at that site. `moved`: its state changed.
+
+    another_waits: a change that waited for this one may be sent now.
+    """
 
     command: Command | None
     moved: bool
     contradiction: str | None = None
+    another_waits: bool = False
 
 
 def _advance_to(to: CommandState, *columns: str) -> ReturningUpdate[Any]:
@@ -130,7 +134,11 @@ def mark_overdue(session: Session, now: datetime, only: str | None = None) -> li
         advance(session, command_id, CommandState.UNKNOWN, "no final reply in time", now)
         for command_id in session.exec(query).all()
     ]
-    return [command for command in moved if command is not None]
+    overdue = [command for command in moved if command is not None]
+    for command in overdue:
+        if command.name == "set_config":
+            end_flight(session, command)
+    return overdue
 
 
 def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool) -> tuple[list[str], Command | None]:
@@ -201,8 +209,8 @@ def _settle(session: Session, command: Command, to: CommandState, answer: Answer
     moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None)
     if moved is None:
         return Settled(command, moved=False, contradiction=_contradiction(session, command, to, result))
-    _follow_up(session, moved, to, result, now)
-    return Settled(moved, moved=True)
+    another_waits = _follow_up(session, moved, to, result, now)
+    return Settled(moved, moved=True, another_waits=another_waits)
 
 
 def _contradiction(session: Session, command: Command, to: CommandState, result: JsonObject) -> str | None:
@@ -217,14 +225,15 @@ def _contradiction(session: Session, command: Command, to: CommandState, result:
     return None if command.state == to else f"{to} came after {command.state}"
 
 
-def _follow_up(session: Session, command: Command, to: CommandState, result: JsonObject, now: datetime) -> None:
-    """What the end of a command means for its feeder or its site."""
+def _follow_up(session: Session, command: Command, to: CommandState, result: JsonObject, now: datetime) -> bool:
+    """What the end of a command means for its feeder or its site; returns whether another change may be sent now."""
     if command.name == "set_config" and command.feeder_id is not None:
         applied = to is CommandState.APPLIED
-        settle_config(session, command.site_id, command.feeder_id, command.id, result, now, applied=applied)
-    elif command.name == "release" and to is CommandState.APPLIED:
+        return settle_config(session, command.site_id, command.feeder_id, command.id, result, now, applied=applied)
+    if command.name == "release" and to is CommandState.APPLIED:
         session.execute(
             update(Site)
             .where(col(Site.id) == command.site_id, col(Site.stop_epoch) == command.stop_epoch)
             .values(stopped_at=None, stop_command_id=None)
         )
+    return False

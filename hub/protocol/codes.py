@@ -28,6 +28,7 @@ class Code(StrEnum):
     PLC_LOST = "plc_lost"
     READ_BACK_DIFFERS = "read_back_differs"
     INTERRUPTED = "interrupted"
+    SUPERSEDED = "superseded"
 
 
 MEANING: Final = {
@@ -52,5 +53,6 @@ MEANING: Final = {
     Code.PLC_LOST: "the desktop does not reach the PLC",
     Code.READ_BACK_DIFFERS: "the PLC holds another value than was written; the old config was put back",
     Code.INTERRUPTED: "the desktop stopped in the middle of it; it may have acted",
+    Code.SUPERSEDED: "it waited at the hub, and a newer change took its place; it was never sent",
 }
 """What each code means: a reply's `detail` when there is nothing more exact to say."""

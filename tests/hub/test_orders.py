@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlmodel import Session, select
 
-from hub import settlement
+from hub import settlement, waiting
 from hub.command_states import CommandState
 from hub.commands import stories
 from hub.database import Database
@@ -79,7 +79,7 @@ def test_the_message_is_the_row(session: Session) -> None:
     known(session)
     done = place(session, config_order(), TO, DESK, NOW)
     assert done.is_new
-    message = to_message(done.command, TOPICS)
+    message = to_message(done.command, TOPICS, NOW)
     assert (message.id, message.name, message.session, message.journal_id) == (
         done.command.id,
         "set_config",
@@ -245,6 +245,7 @@ def test_a_patch_while_a_change_is_on_its_way_builds_upon_that_change(session: S
     second = placed(session, config_order(patch=True, args={"interval_s": 7200}))
     assert second.args["config"] == CONFIG | {"meal_g": 300.0, "interval_s": 7200}
     settlement.take_reply(session, SITE, reply(first.id, "failed"), after(1))
+    waiting.send_waiting(session, SITE, TO, DESK, after(1))
     settlement.take_reply(session, SITE, reply(second.id, "failed"), after(1))
     third = placed(session, config_order(patch=True, args={"interval_s": 7200}))
     assert third.args["config"] == CONFIG | {"interval_s": 7200}
@@ -307,7 +308,7 @@ def test_a_stop_latches_and_raises_the_epoch_in_the_same_transaction(session: Se
     site = session.get_one(Site, SITE)
     assert (site.stop_epoch, site.stopped_at, site.stop_command_id) == (1, NOW, command.id)
     assert command.stop_epoch == 1
-    message = to_message(command, TOPICS)
+    message = to_message(command, TOPICS, NOW)
     assert message.session is None
     assert message.journal_id is None
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import Session, select
 
-from hub import settlement
+from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
 from hub.commands import stories
 from hub.database import Database
@@ -16,7 +16,7 @@ from hub.feeders import drift, take_state
 from hub.models import Command, ConfigRevision, Feeder, Site
 from hub.protocol.messages import Outcome
 from hub.settlement import Settled
-from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, order, placed, reply, state
+from tests.hub.conftest import CONFIG, DESK, FEEDER, NOW, SITE, TO, after, config_order, order, placed, reply, state
 
 S = CommandState
 NEW_CONFIG = CONFIG | {"meal_g": 300.0}
@@ -262,6 +262,7 @@ def test_the_end_of_an_older_change_does_not_end_the_newer_one(session: Session)
     assert row.pending_command_id == newer.id
     assert row.desired_config == CONFIG | {"meal_g": 400.0}
     assert row.reported_config == NEW_CONFIG
+    waiting.send_waiting(session, SITE, TO, DESK, after(1))
     answer(session, newer, "failed")
     row = feeder(session)
     assert row.pending_command_id is None

@@ -1,0 +1,126 @@
+"""Changes that wait: for a site that is away, or for an earlier change of the same feeder. No network here.
+
+At most one waits per feeder, and it is the feeder's `pending_command_id`; `in_flight_command_id` is what was sent and
+not answered. A change is sent when nothing of its feeder is in flight, its site is there and not stopped, and its time
+is not over. So two changes of a feeder never overtake each other, however many processes take part: all of it happens
+under the lock of the feeder's row. Different feeders never wait for each other.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import bindparam, insert, update
+from sqlalchemy import select as sa_select
+from sqlmodel import Session, col, select
+
+from hub import settlement
+from hub.command_states import CommandState
+from hub.feeders import lock_feeder, settle_config
+from hub.liveness import AliveSession
+from hub.models import COMMAND, COMMAND_STEP, CONFIG_REVISION, FEEDER, SITE, Command
+from hub.orders import Desk
+
+_WAITING: Final = (
+    sa_select(COMMAND.c.id, COMMAND.c.feeder_id)
+    .where(
+        COMMAND.c.site_id == bindparam("site"),
+        COMMAND.c.settled_at.is_(None),
+        COMMAND.c.state == CommandState.PENDING,
+    )
+    .order_by(COMMAND.c.id)
+)
+
+
+def sites_with_waiting(session: Session) -> list[str]:
+    query = select(Command.site_id).where(col(Command.settled_at).is_(None), Command.state == CommandState.PENDING)
+    return list(session.exec(query.distinct()))
+
+
+def send_waiting(session: Session, site: str, to: AliveSession, desk: Desk, now: datetime) -> list[Command]:
+    """The site's changes that wait for nothing any more, as they are sent now; to be published once committed."""
+    stop = (
+        session.connection().execute(sa_select(SITE.c.stop_epoch, SITE.c.stopped_at).where(SITE.c.id == site)).first()
+    )
+    if stop is None or stop.stopped_at is not None:
+        return []
+    sent = [
+        _send(session, site, feeder, command_id, to, stop.stop_epoch, desk, now)
+        for command_id, feeder in session.connection().execute(_WAITING, {"site": site}).all()
+    ]
+    return [command for command in sent if command is not None]
+
+
+def _send(
+    session: Session,
+    site: str,
+    feeder: str,
+    command_id: str,
+    to: AliveSession,
+    stop_epoch: int,
+    desk: Desk,
+    now: datetime,
+) -> Command | None:
+    row = lock_feeder(session, site, feeder)
+    command = session.get(Command, command_id, populate_existing=True)
+    if command is None or row.in_flight_command_id is not None or command.expires_at <= now:
+        return None
+    version = int(command.args["config_version"])
+    if version <= (row.reported_version or 0):  # the farm is ahead of this database, which was restored
+        version = max(row.last_version, row.reported_version) + 1
+    expires_at = now + timedelta(seconds=desk.timeout_s)
+    # Somebody may still wait for it in the process that took the order; of an older one nobody knows if it is there.
+    somebody_waits = now < command.created_at + timedelta(seconds=desk.timeout_s)
+    moved = (
+        session.connection()
+        .execute(
+            update(COMMAND)
+            .where(COMMAND.c.id == command_id, COMMAND.c.state == CommandState.PENDING)
+            .values(
+                state=CommandState.SENT,
+                args=command.args | {"config_version": version},
+                session=to.session,
+                journal_id=to.journal_id,
+                stop_epoch=stop_epoch,
+                hub_id=command.hub_id if somebody_waits else desk.hub_id,
+                expires_at=expires_at,
+                deadline_at=expires_at,
+            )
+            .returning(*COMMAND.c)
+        )
+        .mappings()
+        .first()
+    )
+    if moved is None:
+        return None
+    connection = session.connection()
+    connection.execute(
+        insert(COMMAND_STEP),
+        {"command_id": command_id, "state": CommandState.SENT, "at": now, "cause": "waited; to be published"},
+    )
+    connection.execute(
+        update(FEEDER)
+        .where(FEEDER.c.site_id == site, FEEDER.c.id == feeder)
+        .values(in_flight_command_id=command_id, desired_version=version, last_version=max(row.last_version, version))
+    )
+    if version != command.args["config_version"]:
+        connection.execute(
+            update(CONFIG_REVISION).where(CONFIG_REVISION.c.command_id == command_id).values(version=version)
+        )
+    return Command(**moved)
+
+
+def expire_waiting(session: Session, now: datetime) -> list[Command]:
+    """End what has waited for too long; it was never sent, and is not wanted any more."""
+    overdue = session.exec(
+        select(Command).where(
+            col(Command.settled_at).is_(None), Command.state == CommandState.PENDING, Command.expires_at <= now
+        )
+    ).all()
+    ended = []
+    for command in overdue:
+        detail = "It waited until its time was over, and was never sent."
+        moved = settlement.advance(session, command.id, CommandState.EXPIRED, "waited too long", now, detail=detail)
+        if moved is not None and moved.feeder_id is not None:
+            settle_config(session, moved.site_id, moved.feeder_id, moved.id, {}, now, applied=False)
+            ended.append(moved)
+    return ended
