@@ -70,7 +70,7 @@ def answer_to(command: Command, *, asynchronous: bool) -> Response:
         config = (command.result or {}).get("config", command.args["config"])
         return Response(_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
     latched_anyway = command.name == "stop_all" and state in (S.SENT, S.UNKNOWN)
-    if state is S.RECEIVED or latched_anyway or (asynchronous and state is S.SENT):
+    if state in (S.PENDING, S.RECEIVED) or latched_anyway or (asynchronous and state is S.SENT):
         headers["Location"] = f"/api/v1/commands/{command.id}"
         body = {"command_id": command.id, "state": state}
         return Response(_json(body), 202, headers, "application/json")
@@ -91,7 +91,9 @@ def _refusal(command: Command, state: CommandState, headers: dict[str, str]) -> 
             return problem(problems.REJECTED, f"The desktop refused it: {said}", headers, **told)
         case S.FAILED:
             return problem(problems.PLC_FAILED, f"The farm could not carry it out: {said}", headers, **told)
-        case S.NOT_EXECUTED | S.REFUSED | S.EXPIRED | S.SUPERSEDED:
+        case S.SUPERSEDED:
+            return problem(problems.NOT_EXECUTED, command.detail or "A newer change took its place.", headers, **told)
+        case S.NOT_EXECUTED | S.REFUSED | S.EXPIRED:
             detail = f"It ended as {state}: it was not done and never will be. Order it again if it is still wanted."
             return problem(problems.NOT_EXECUTED, detail, headers, **told)
         case S.UNRESOLVED:

@@ -7,14 +7,15 @@ from http_api import problems
 from http_api.answers import answer_to, idempotency_key, preferred_wait_s
 from http_api.operations import Call, Operation, json_answer
 from http_api.problems import problem
-from http_api.schemas import CommandView, FeederCommandBody, Page, PageQuery, SiteCommandBody
+from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederCommandBody, Page, SiteCommandBody
 from hub import sites
 from hub.accounts import Right
-from hub.commands import list_commands, stories
+from hub.commands import close, list_commands, stories
 from hub.errors import InvalidOrder, NotFound
 from hub.feeders import get_feeder
 from hub.models import Command, CommandStep
 from hub.orders import Order
+from hub.protocol.times import utc_now
 
 
 async def command_feeder(call: Call) -> Response:
@@ -52,6 +53,19 @@ async def get_command(call: Call) -> Response:
     return json_answer(CommandView.of(*await call.services.database.read(work)))
 
 
+async def close_command(call: Call) -> Response:
+    command_id, body, now = call.request.path_params["command"], call.body, utc_now()
+
+    def work(session: Session) -> tuple[Command, list[CommandStep]]:
+        found = session.get(Command, command_id)
+        if found is None or not call.caller.sees(found.site_id):
+            raise NotFound(f"There is no command {command_id}.")
+        command = close(session, command_id, call.caller.actor, body.remark, now)
+        return command, stories(session, [command_id])[command_id]
+
+    return json_answer(CommandView.of(*await call.services.database.write(work)))
+
+
 async def list_site_commands(call: Call) -> Response:
     return await _list(call, None)
 
@@ -61,13 +75,13 @@ async def list_feeder_commands(call: Call) -> Response:
 
 
 async def _list(call: Call, feeder: str | None) -> Response:
-    query: PageQuery = call.query
+    query: CommandsQuery = call.query
 
     def work(session: Session) -> list[tuple[Command, list[CommandStep]]]:
         sites.get_site(session, call.site)
         if feeder is not None:
             get_feeder(session, call.site, feeder)
-        found = list_commands(session, call.site, feeder, query.cursor, query.limit + 1)
+        found = list_commands(session, call.site, feeder, query.cursor, query.limit + 1, unresolved=query.unresolved)
         told = stories(session, [command.id for command in found])
         return [(command, told[command.id]) for command in found]
 
@@ -113,7 +127,7 @@ OPERATIONS = (
         list_site_commands,
         "A site's commands",
         _LISTED,
-        query=PageQuery,
+        query=CommandsQuery,
         problems=(problems.NOT_FOUND,),
     ),
     Operation(
@@ -123,7 +137,7 @@ OPERATIONS = (
         list_feeder_commands,
         "A feeder's commands",
         _LISTED,
-        query=PageQuery,
+        query=CommandsQuery,
         problems=(problems.NOT_FOUND,),
     ),
     Operation(
@@ -134,5 +148,15 @@ OPERATIONS = (
         "The state and the story of a command",
         {200: ("The command", CommandView)},
         problems=(problems.NOT_FOUND,),
+    ),
+    Operation(
+        "POST",
+        "/commands/{command}/close",
+        Right.OPERATE,
+        close_command,
+        "Close a command whose outcome cannot be known, after somebody has looked",
+        {200: ("The command", CommandView)},
+        body=CloseBody,
+        problems=(problems.NOT_FOUND, problems.NOT_UNRESOLVED),
     ),
 )

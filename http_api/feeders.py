@@ -7,6 +7,7 @@ from http_api import problems
 from http_api.answers import answer_to, idempotency_key, preferred_wait_s
 from http_api.operations import Call, Operation, json_answer, number_cursor
 from http_api.schemas import (
+    ChangeQuery,
     ConfigBody,
     ConfigPatch,
     EventView,
@@ -75,6 +76,7 @@ async def patch_config(call: Call) -> Response:
 
 
 async def _change_config(call: Call, *, patch: bool) -> Response:
+    query: ChangeQuery = call.query
     body = call.body.model_dump(exclude_unset=True)
     wait_s = preferred_wait_s(call.request)
     order = ConfigOrder(
@@ -86,6 +88,7 @@ async def _change_config(call: Call, *, patch: bool) -> Response:
         idempotency_key(call.request, call.caller.id, body),
         patch=patch,
         if_match=call.request.headers.get("if-match"),
+        queue_for_s=query.queue_for,
     )
     command = await call.services.commands.send(order, wait_s)
     return answer_to(command, asynchronous=wait_s == 0)
@@ -126,7 +129,7 @@ _FEEDER = _FEEDERS + "/{feeder}"
 _GONE = (problems.NOT_FOUND,)
 _CHANGE_ANSWERS = {
     200: ("Applied, and read back from the PLC: the config as it is now, with its ETag", FeederConfig),
-    202: ("On its way; Location tells where to ask", None),
+    202: ("On its way, or waiting to be sent; Location tells where to ask", None),
 }
 
 OPERATIONS = (
@@ -159,6 +162,7 @@ OPERATIONS = (
         "Change a feeder's config: sent to the farm, written to the PLC, read back",
         _CHANGE_ANSWERS,
         body=ConfigBody,
+        query=ChangeQuery,
         problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED),
         headers=("If-Match", "Idempotency-Key", "Prefer"),
     ),
@@ -170,6 +174,7 @@ OPERATIONS = (
         "Change some fields of a feeder's config (JSON merge patch)",
         _CHANGE_ANSWERS,
         body=ConfigPatch,
+        query=ChangeQuery,
         problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED, problems.CONFIG_UNKNOWN),
         headers=("If-Match", "Idempotency-Key", "Prefer"),
     ),

@@ -34,6 +34,7 @@ CONFIG_UNKNOWN: Final = Problem(409, "config-unknown", "Nobody knows this feeder
 DESKTOP_OFFLINE: Final = Problem(409, "desktop-offline", "The site's desktop is not alive")
 STOPPED: Final = Problem(409, "stopped", "The site's emergency stop is latched")
 KEY_REUSED: Final = Problem(409, "idempotency-key-reused", "This Idempotency-Key belongs to another request")
+NOT_UNRESOLVED: Final = Problem(409, "not-unresolved", "Only a command that is unresolved can be closed")
 NOT_EXECUTED: Final = Problem(409, "not-executed", "The desktop never carried it out and never will")
 CONFIG_CHANGED: Final = Problem(412, "config-changed", "The config is not the one you changed")
 TOO_LARGE: Final = Problem(413, "body-too-large", "The request is too large")
@@ -57,6 +58,7 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.DesktopOffline: DESKTOP_OFFLINE,
     errors.Stopped: STOPPED,
     errors.KeyReused: KEY_REUSED,
+    errors.NotUnresolved: NOT_UNRESOLVED,
     errors.LivenessUnknown: LIVENESS_UNKNOWN,
     errors.BrokerUnreachable: BROKER_UNREACHABLE,
     StoreUnreachable: STORE_UNREACHABLE,

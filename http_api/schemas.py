@@ -12,8 +12,10 @@ from hub.protocol.messages import NO_NUL, FeederConfig, Window
 from hub.protocol.times import Instant
 from hub.protocol.topics import Id
 from hub.sites import MAX_FEEDERS
+from hub.stops import Latch
 
 PAGE_LIMIT = 500
+MAX_QUEUE_S = 7 * 24 * 3600
 
 
 class Body(BaseModel):
@@ -88,6 +90,16 @@ class SitePatch(Body):
     time_zone: str | None = None
 
 
+class CloseBody(Body):
+    remark: str = Field(
+        min_length=1,
+        max_length=1000,
+        pattern=NO_NUL,
+        description="what was found out, or done about it",
+        examples=["Looked at the silo: the dose was fed."],
+    )
+
+
 class Query(BaseModel):
     """A call's query parameters; an unknown one is a mistake."""
 
@@ -101,6 +113,22 @@ class NoQuery(Query):
 class PageQuery(Query):
     limit: int = Field(100, ge=1, le=PAGE_LIMIT)
     cursor: str | None = Field(None, max_length=100, pattern=NO_NUL, description="`next` of the page before")
+
+
+class ChangeQuery(Query):
+    queue_for: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_QUEUE_S,
+        allow_inf_nan=False,
+        description="seconds that the change may wait at the hub for a site that is away; else it is refused",
+    )
+
+
+class CommandsQuery(PageQuery):
+    unresolved: bool = Field(
+        default=False, description="only those whose outcome cannot be known, and that nobody closed"
+    )
 
 
 class EventsQuery(Query):
@@ -153,26 +181,52 @@ class LivenessView(View):
         return cls.model_validate(live, from_attributes=True)
 
 
+class StoppedFeederView(View):
+    asked: bool = Field(description="its desktop has heard of the stop")
+    confirmed: bool = Field(description="its PLC says that it stands")
+    code: str | None = Field(description="why it has not")
+
+
+class StopView(View):
+    """The emergency stop that is latched."""
+
+    at: Instant
+    command_id: str
+    by: str
+    feeders: dict[str, StoppedFeederView]
+
+    @classmethod
+    def of(cls, latch: Latch) -> "StopView":
+        feeders = {name: StoppedFeederView.model_validate(each, from_attributes=True) for name, each in latch.feeders}
+        return cls(at=latch.at, command_id=latch.command_id, by=latch.by, feeders=feeders)
+
+
 class SiteView(View):
     site: str
     name: str
     time_zone: str
     stopped: bool = Field(description="the emergency stop is latched")
     stop_epoch: int
+    unresolved: int = Field(description="commands whose outcome cannot be known, and that nobody has closed")
     created_at: Instant
     liveness: LivenessView
 
     @classmethod
-    def of(cls, site: Site, live: Liveness) -> "SiteView":
+    def of(cls, site: Site, live: Liveness, unresolved: int) -> "SiteView":
         return cls(
             site=site.id,
             name=site.name,
             time_zone=site.time_zone,
             stopped=site.stopped_at is not None,
             stop_epoch=site.stop_epoch,
+            unresolved=unresolved,
             created_at=site.created_at,
             liveness=LivenessView.of(live),
         )
+
+
+class OneSiteView(SiteView):
+    stop: StopView | None = Field(description="null: it is not stopped")
 
 
 class PresenceView(View):
@@ -245,6 +299,12 @@ class StepView(View):
     cause: str
 
 
+class ClosedView(View):
+    at: Instant
+    by: str
+    remark: str
+
+
 class CommandView(View):
     id: str
     site: str
@@ -256,18 +316,25 @@ class CommandView(View):
     detail: str | None
     result: dict[str, Any] | None = Field(description="what was read back: config, dispensed_g, feeders")
     actor: str
+    replaces: str | None = Field(description="the change that waited, and whose place this one took")
     created_at: Instant
     expires_at: Instant
     deadline_at: Instant
     settled_at: Instant | None
+    closed: ClosedView | None = Field(description="of one that is `unresolved`: who looked into it")
     story: list[StepView]
 
     @classmethod
     def of(cls, command: Command, story: list[CommandStep]) -> "CommandView":
+        closed = None
+        if command.closed_at is not None:
+            closed = ClosedView(at=command.closed_at, by=command.closed_by or "", remark=command.remark or "")
         return cls(
             site=command.site_id,
             feeder=command.feeder_id,
             state=CommandState(command.state),
+            replaces=command.replaces_id,
+            closed=closed,
             story=[StepView(state=CommandState(step.state), at=step.at, cause=step.cause) for step in story],
             **command.model_dump(
                 include={

@@ -11,6 +11,7 @@ from http_api.schemas import (
     LivenessView,
     MqttCredentials,
     NewSiteView,
+    OneSiteView,
     Page,
     PageQuery,
     PresenceView,
@@ -18,21 +19,27 @@ from http_api.schemas import (
     SiteBody,
     SitePatch,
     SiteView,
+    StopView,
 )
 from hub import presence, sites
 from hub.accounts import Right
-from hub.models import Presence
+from hub.commands import count_unresolved
+from hub.models import Presence, Site
 from hub.protocol.times import utc_now
+from hub.stops import Latch, latch_of
 
 
 async def list_sites(call: Call) -> Response:
     query: PageQuery = call.query
-    found = await call.services.database.read(
-        lambda session: sites.list_sites(session, query.cursor, query.limit + 1, call.caller.site)
-    )
+
+    def work(session: Session) -> tuple[list[Site], dict[str, int]]:
+        found = sites.list_sites(session, query.cursor, query.limit + 1, call.caller.site)
+        return found, count_unresolved(session, [site.id for site in found])
+
+    found, unresolved = await call.services.database.read(work)
     page, more = found[: query.limit], len(found) > query.limit
     live = await call.services.liveness.read([site.id for site in page])
-    items = [SiteView.of(site, liveness) for site, liveness in zip(page, live, strict=True)]
+    items = [SiteView.of(site, alive, unresolved.get(site.id, 0)) for site, alive in zip(page, live, strict=True)]
     return json_answer(Page[SiteView](items=items, next=page[-1].id if more else None))
 
 
@@ -49,9 +56,15 @@ async def create_site(call: Call) -> Response:
 
 
 async def get_site(call: Call) -> Response:
-    site = await call.services.database.read(lambda session: sites.get_site(session, call.site))
+    def work(session: Session) -> tuple[Site, int, Latch | None]:
+        site = sites.get_site(session, call.site)
+        return site, count_unresolved(session, [site.id]).get(site.id, 0), latch_of(session, site)
+
+    site, unresolved, latch = await call.services.database.read(work)
     (live,) = await call.services.liveness.read([site.id])
-    return json_answer(SiteView.of(site, live))
+    seen = SiteView.of(site, live, unresolved)
+    stop = None if latch is None else StopView.of(latch)
+    return json_answer(OneSiteView(**dict(seen), stop=stop))
 
 
 async def patch_site(call: Call) -> Response:
@@ -144,7 +157,7 @@ OPERATIONS = (
         Right.READ,
         get_site,
         "A site with its liveness",
-        {200: ("The site", SiteView)},
+        {200: ("The site", OneSiteView)},
         problems=_GONE,
     ),
     Operation(
@@ -153,7 +166,7 @@ OPERATIONS = (
         Right.ADMINISTER,
         patch_site,
         "Change a site's name or time zone",
-        {200: ("The site as it is now", SiteView)},
+        {200: ("The site as it is now", OneSiteView)},
         body=SitePatch,
         problems=_GONE,
     ),

@@ -98,6 +98,12 @@ class Command(SQLModel, table=True):
             sqlite_where=text("settled_at IS NULL"),
             postgresql_where=text("settled_at IS NULL"),
         ),
+        Index(
+            "ix_command_unresolved",
+            "site_id",
+            sqlite_where=text("state = 'unresolved' AND closed_at IS NULL"),
+            postgresql_where=text("state = 'unresolved' AND closed_at IS NULL"),
+        ),
     )
 
     id: str = Field(primary_key=True, max_length=26)

@@ -164,8 +164,9 @@ def test_patches_one_after_the_other_add_up_also_before_the_first_has_come_back(
     scene.desktop.answer = silent
     patch(scene, {"meal_g": 200}, Prefer="respond-async")
     first = scene.desktop.ordered("set_config")
-    patch(scene, {"interval_s": 1800}, Prefer="respond-async")
-    second = until(lambda: scene.desktop.orders[1:])[0]
+    assert patch(scene, {"interval_s": 1800}, Prefer="respond-async").status_code == 202
+    scene.desktop.reply(first, "applied", **scene.desktop.result_of(first))  # they never overtake each other
+    second = until(lambda: [order for order in scene.desktop.orders if order.name == "set_config"][1:])[0]
     assert (second.args["config"]["meal_g"], second.args["config"]["interval_s"]) == (200, 1800)
     assert second.args["config_version"] > first.args["config_version"]
 

@@ -17,6 +17,10 @@ def upgrade() -> None:
         command.add_column(sa.Column("closed_at", sa.DateTime(timezone=True), nullable=True))
         command.add_column(sa.Column("closed_by", sa.String(length=100), nullable=True))
         command.add_column(sa.Column("remark", sa.String(length=1000), nullable=True))
+    to_be_closed = sa.text("state = 'unresolved' AND closed_at IS NULL")
+    op.create_index(
+        "ix_command_unresolved", "command", ["site_id"], sqlite_where=to_be_closed, postgresql_where=to_be_closed
+    )
     # What was on its way before changes waited for each other goes on as it was: alone.
     op.execute(
         "UPDATE feeder SET in_flight_command_id = pending_command_id WHERE pending_command_id IN "
