@@ -32,6 +32,7 @@ PING_EVERY_S: Final = 60.0
 FRESH_FOR_S: Final = 4.0
 """A desktop takes the time of a ping only if the heartbeat that it answers is less than 5 s old."""
 ACK_DELAY_S: Final = 0.05
+ASK_FOR_EVENTS_EVERY_S: Final = 2.0
 _ANSWERS_KEPT_S: Final = 120.0
 
 ROUND_TRIP = Histogram("feeder_hub_ping_seconds", "From a ping to its reply, hub to desktop and back.")
@@ -40,10 +41,11 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Asked:
-    """A question that awaits its reply. `journal_id`: whom it was asked of."""
+    """A question that awaits its reply. `session`, `journal_id`: whom it was asked of."""
 
     site: str
     name: str
+    session: str
     journal_id: str
     at_s: float
 
@@ -64,10 +66,16 @@ class _Events:
 
 @dataclass(slots=True)
 class _Present:
-    """A site's living session as this process heard of it. `time_told_at_s`: when it last confirmed the hub's time."""
+    """A site's living session as this process heard of it. `time_told_at_s`: when it last confirmed the hub's time.
+
+    heard_all: every event that the desktop keeps has come by here in this session, or is on its way: its first
+    heartbeat was heard, or it has answered a report since. Else some may have been said while nobody listened.
+    """
 
     to: AliveSession
+    heard_all: bool
     time_told_at_s: float = float("-inf")
+    ask_again_at_s: float = float("-inf")
     events: dict[str, _Events] = field(default_factory=dict)
     thanks_are_due: bool = False
 
@@ -96,7 +104,7 @@ class Conversation:
         if present is not None and present.to.session == heartbeat.session:
             present.to = _addressee(heartbeat)
             return True
-        self._arriving[site] = _Present(_addressee(heartbeat))
+        self._arriving[site] = _Present(_addressee(heartbeat), heard_all=heartbeat.seq == 1)
         return False
 
     def accept(self, site: str, session: str) -> None:
@@ -160,6 +168,9 @@ class Conversation:
             events.stored.add(seq)
         finally:
             events.waiting.discard(seq)
+        self._thank_soon(site, present)
+
+    def _thank_soon(self, site: str, present: _Present) -> None:
         if not present.thanks_are_due:
             present.thanks_are_due = True
             self._tasks.start(self._ack_events(site, present), "ack_events")
@@ -167,6 +178,11 @@ class Conversation:
     async def _ack_events(self, site: str, present: _Present) -> None:
         await asyncio.sleep(ACK_DELAY_S)
         present.thanks_are_due = False
+        if not present.heard_all:  # thanks for one event cover all before it: those must have been heard as well
+            if time.monotonic() >= present.ask_again_at_s:
+                present.ask_again_at_s = time.monotonic() + ASK_FOR_EVENTS_EVERY_S
+                await self._ask(site, present.to, "report", {"commands": []})
+            return
         through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
         if through:
             await self._ask(site, present.to, "ack_events", {"through": through})
@@ -182,6 +198,10 @@ class Conversation:
             return True
         if asked.name == "ping":
             self._time_was_told(site, reply, time.monotonic() - asked.at_s)
+        present = self._who(site)
+        if asked.name == "report" and present is not None and present.to.session == asked.session:
+            present.heard_all = True  # the events that it keeps came before this reply
+            self._thank_soon(site, present)
         await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes or [])
         self._asked.pop(reply.id, None)
         return True
@@ -201,7 +221,7 @@ class Conversation:
             del self._asked[old]
         command_id = await self._say(site, to, name, args)
         if command_id is not None:
-            self._asked[command_id] = _Asked(site, name, to.journal_id, now_s)
+            self._asked[command_id] = _Asked(site, name, to.session, to.journal_id, now_s)
 
     async def _say(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
         stop_epoch = await self._database.read(lambda session: get_site(session, site).stop_epoch)

@@ -262,6 +262,16 @@ async def test_an_event_is_not_acknowledged_over_one_that_still_waits_for_its_st
     assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 6}}
 
 
+async def test_no_event_is_acknowledged_over_one_that_was_said_while_nobody_listened(process: Process) -> None:
+    await process.beat(seq=2)  # the broker was restarted, and the desktop was back before the hub: event 1 found nobody
+    await process.link.take(EVENTS, event(2))
+    await process.link.told("report", 2)
+    assert process.link.said("ack_events") == []
+    await process.link.take(EVENTS, event(1))  # a report makes the desktop say again what it keeps
+    await process.answer(process.link.said("report")[-1].id, "applied", outcomes=[])
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 2}}
+
+
 async def test_a_retained_heartbeat_proves_nothing(process: Process) -> None:
     await process.link.take(HEARTBEAT, heartbeat(), retained=True)
     assert await alive(process) is False
