@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 from prometheus_client import Histogram
+from sqlalchemy.exc import InterfaceError, OperationalError
 from ulid import ULID
 
 from hub import settlement
@@ -33,6 +34,7 @@ FRESH_FOR_S: Final = 4.0
 """A desktop takes the time of a ping only if the heartbeat that it answers is less than 5 s old."""
 ACK_DELAY_S: Final = 0.05
 ASK_FOR_EVENTS_EVERY_S: Final = 2.0
+RETRY_PAUSE_S: Final = 0.25
 _ANSWERS_KEPT_S: Final = 120.0
 
 ROUND_TRIP = Histogram("feeder_hub_ping_seconds", "From a ping to its reply, hub to desktop and back.")
@@ -184,8 +186,14 @@ class Conversation:
                 await self._ask(site, present.to, "report", {"commands": []})
             return
         through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
-        if through:
-            await self._ask(site, present.to, "ack_events", {"through": through})
+        while through and self._who(site) is present:
+            try:
+                await self._ask(site, present.to, "ack_events", {"through": through})
+            except (OperationalError, InterfaceError) as error:
+                log.warning("thanks for events wait: the database is away", site=site, reason=str(error.orig))
+                await asyncio.sleep(RETRY_PAUSE_S)
+            else:
+                return
 
     # --- what comes back ---------------------------------------------------------------------------------------
 

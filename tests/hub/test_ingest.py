@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 from ulid import ULID
 
+import hub.conversation
 import hub.database
 import hub.ingest
 import hub.rounds
@@ -369,6 +371,21 @@ async def test_events_are_thanked_for_after_they_are_stored_and_together(process
     ack = await process.link.told("ack_events")
     assert ack.args == {"through": {"f1": 3, "f2": 9}}
     assert stored == [[1, 2, 3, 9]]
+
+
+async def test_thanks_wait_for_a_database_that_is_away(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    await process.beat()
+    monkeypatch.setattr(hub.conversation, "RETRY_PAUSE_S", 0.01)
+    read, refusals = process.database.read, iter([OperationalError("SELECT", {}, Exception("restarts"))] * 2)
+
+    async def read_if_there(work: Any) -> Any:
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        return await read(work)
+
+    monkeypatch.setattr(process.database, "read", read_if_there)
+    await process.link.take(EVENTS, event(1))
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 1}}
 
 
 async def test_an_event_sent_again_is_stored_and_told_once_and_thanked_for_again(process: Process) -> None:
