@@ -76,7 +76,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class FeederBooks:
-    """At the farm. total_g: the PLC's own counter, from 0. kept_events: ids of those that the hub has not thanked for."""
+    """At the farm. total_g: the PLC's own counter, from 0. kept_events: ids of those not acknowledged by the hub."""
 
     total_g: float
     config: dict[str, Any]

@@ -17,9 +17,9 @@ _DONE: Final = frozenset({"200", "202"})
 
 
 def as_json(found: Found) -> dict[str, Any]:
-    told = asdict(found)
+    told = asdict(found) | {"answers": dict(found.answers), "ends": dict(found.ends)}
     del told["moments"]
-    return told | {"fine": found.fine, "heal_s": {kind: times for kind, *times in heal_times(found)}}
+    return told | {"fine": found.fine, "heal_s": {kind: figures for kind, *figures in heal_times(found)}}
 
 
 def heal_times(found: Found) -> list[tuple[str, int, float, float]]:
