@@ -13,17 +13,18 @@ UV_STAMP   := $(VENV)/.uv-$(UV_VERSION)
 ENV_STAMP  := $(VENV)/.installed
 
 # Programs the tests run beside the hub, each with the Debian package it comes from.
-PROGRAMS   := mosquitto:mosquitto mosquitto_pub:mosquitto-clients redis-server:redis-server node:nodejs npm:npm
+PROGRAMS   := mosquitto:mosquitto mosquitto_pub:mosquitto-clients redis-server:redis-server initdb:postgresql \
+              node:nodejs npm:npm
 MQTT_JS    := tests/interop/node_modules
 
-# Debian keeps servers in /usr/sbin, which is not on everybody's path.
-export PATH := $(PATH):/usr/sbin:/sbin
+# Debian keeps servers in /usr/sbin, which is not on everybody's path, and PostgreSQL's beside its version.
+export PATH := $(PATH):/usr/sbin:/sbin$(addprefix :,$(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin))))
 
 # How this user may act as root: as itself, by sudo without a password, or not at all ("no").
 AS_ROOT     = $(shell if [ "$$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo sudo env; else echo no; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test check format bench soak lock programs packages clean
+.PHONY: help env run test check format bench soak chaos lock programs packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ bench: env programs ## measure, side by side (ARGS="broker --rounds 3")
 
 soak: env ## a thousand clients that come and go (ARGS="--minutes 1 --kill")
 	@exec $(BIN)/python -m benchmarks.soak $(ARGS)
+
+chaos: env programs ## break one part after the other (ARGS="--faults 20 --seed 2")
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 lock: $(UV_STAMP) ## compile requirements.lock anew (ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --output-file requirements.lock --quiet --universal --python-version 3.11 \
