@@ -29,6 +29,7 @@ from hub.protocol.link import Message, NotConnected
 from hub.protocol.messages import Heartbeat, Reply, State
 from hub.protocol.times import utc_now
 from hub.protocol.topics import Topics
+from hub.quiet_log import QuietLines
 from hub.rejects import Rejects
 from hub.rounds import Rounds
 from hub.sites import add_site
@@ -271,7 +272,7 @@ class Process:
     ingest: Ingest
 
     def rounds(self) -> Rounds:
-        return Rounds(self.database, self.liveness, self.stream, self.commands, self.conversation)
+        return Rounds(self.database, self.liveness, self.stream, self.commands, self.conversation, self.rejects.lines)
 
     async def beat(self, session: str = "session-1", seq: int = 1, site: str = SITE, **fields: Any) -> None:
         """The desktop's heartbeat, taken in."""
@@ -298,7 +299,8 @@ async def start_process(database_url: str, redis_url: str) -> AsyncIterator[Star
             store = await stack.enter_async_context(Store(store_url))
             stream = await stack.enter_async_context(LiveStream(store, keep_events=10_000))
             tasks = await stack.enter_async_context(Tasks())
-            liveness, rejects = LivenessKeys(store, TTL_S), Rejects(store)
+            lines = await stack.enter_async_context(QuietLines())
+            liveness, rejects = LivenessKeys(store, TTL_S), Rejects(store, lines)
             await liveness.begin_epoch(recovering=False)
             desk, link = Desk(hub_id, TOPICS, timeout_s), PlayedLink()
             commands = Commands(database, liveness, stream, rejects, desk, link)

@@ -13,6 +13,7 @@ import redis
 from sqlmodel import select
 from ulid import ULID
 
+import hub.conversation
 import hub.database
 import hub.ingest
 import hub.rounds
@@ -238,12 +239,32 @@ async def test_each_new_session_is_asked_again_and_renewals_are_not(process: Pro
 
 
 @pytest.mark.parametrize("answer", [None, "rejected"])
-async def test_a_session_that_has_not_confirmed_the_time_is_told_it_again(process: Process, answer: str | None) -> None:
+async def test_a_session_that_has_not_confirmed_the_time_is_told_it_again(
+    process: Process, answer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.conversation, "LEAST_PING_PAUSE_S", 0.0)
     await process.beat(seq=1)
     if answer is not None:
         await process.answer((await process.link.told("ping")).id, answer)
     await process.beat(seq=2)
     assert [said.args["seq"] for said in process.link.said("ping")] == [1, 2]
+
+
+async def test_a_desktop_that_beats_a_hundred_times_a_second_is_not_told_the_time_each_time(process: Process) -> None:
+    for seq in range(1, 101):
+        await process.beat(seq=seq)
+    assert 0 < len(process.link.said("ping")) < 20
+
+
+async def test_questions_that_nobody_answers_are_forgotten_the_oldest_first(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.conversation, "_MOST_QUESTIONS", 10)
+    for number in range(50):
+        await process.beat(session=f"session-{number}")
+    newest = await process.link.told("report", 50)
+    assert len(process.conversation._asked) == 10
+    assert newest.id in process.conversation._asked
 
 
 async def test_the_reply_to_an_acknowledgement_of_events_is_expected(process: Process) -> None:
