@@ -394,7 +394,9 @@ class DiagnosticsView(View):
 class FaultView(View):
     field: str
     message: str
-    limit: float | None = None
+    limit: float | None = Field(default=None, description="the limit that it broke")
+    value: float | None = Field(default=None, description="what was to be, in the limit's unit")
+    left_today_g: float | None = Field(default=None, description="grams that the feeder may still be fed today")
 
 
 class ProblemView(View):

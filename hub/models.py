@@ -99,6 +99,14 @@ class Command(SQLModel, table=True):
             postgresql_where=text("settled_at IS NULL"),
         ),
         Index(
+            "ix_command_dose",
+            "site_id",
+            "feeder_id",
+            "created_at",
+            sqlite_where=text("name = 'feed'"),
+            postgresql_where=text("name = 'feed'"),
+        ),
+        Index(
             "ix_command_unresolved",
             "site_id",
             sqlite_where=text("state = 'unresolved' AND closed_at IS NULL"),

@@ -17,6 +17,7 @@ import redis
 from pydantic import BaseModel
 from sqlmodel import Session
 
+import hub.safety
 from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.database import Database
@@ -117,6 +118,13 @@ def session(_template: Path, _in_memory: Database) -> Iterator[Session]:
         with contextlib.closing(sqlite3.connect(_template)) as template:
             template.backup(into)
         yield session
+
+
+@pytest.fixture(autouse=True)
+def _doses_need_no_pause(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But where a test is about that: `pytest.mark.dose_pause`."""
+    if request.node.get_closest_marker("dose_pause") is None:
+        monkeypatch.setattr(hub.safety, "_PAUSE_S", 0.0)
 
 
 def order(name: str, feeder: str | None = FEEDER, site: str = SITE, **fields: Any) -> Order:

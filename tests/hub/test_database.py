@@ -191,7 +191,12 @@ async def test_indexes_are_partial_where_the_models_say_so(database: Database) -
         rows = session.connection().execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'index'"))
         return {row.name: row.sql for row in rows if row.sql and "WHERE" in row.sql}
 
-    assert set(await database.read(partial)) == {"ix_command_open", "ix_command_unresolved", "uq_presence_open"}
+    assert set(await database.read(partial)) == {
+        "ix_command_dose",
+        "ix_command_open",
+        "ix_command_unresolved",
+        "uq_presence_open",
+    }
 
 
 async def test_a_database_of_the_newest_version_is_opened_with_its_rows(database_url: str) -> None:
