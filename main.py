@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import fields, replace
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -45,6 +46,7 @@ from hub.conversation import Conversation
 from hub.data_dir import DataDir
 from hub.database import Database, sqlite_url
 from hub.errors import HubError
+from hub.housekeeping import Housekeeping
 from hub.ingest import Ingest
 from hub.link import BrokerAddress, PahoLink
 from hub.liveness import LivenessKeys
@@ -55,6 +57,7 @@ from hub.protocol.times import utc_now
 from hub.protocol.topics import Identity, Topics
 from hub.quiet_log import QuietLines, QuietLog
 from hub.rejects import Rejects, excerpt
+from hub.retention import Kept
 from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
 from hub.store import Store
@@ -144,6 +147,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         ingest = Ingest(database, liveness, stream, commands, conversation, rejects, topics, tasks)
         await stack.enter_async_context(link.running(ingest.receive))
         await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation, lines))
+        await stack.enter_async_context(Housekeeping(database, kept_by(settings)))
         if broker is not None:  # a desktop is let in when the hub listens
             await listen(broker)
         broker_urls = urls_of(broker, settings)
@@ -301,6 +305,22 @@ async def begin_liveness(database: Database, liveness: LivenessKeys, *, nobody_i
         await database.write(lambda session: presence.finish_all(session, now, "restart"))
     nobody = nobody_is_connected or await database.read(presence.is_empty)
     await liveness.begin_epoch(recovering=not nobody)
+
+
+def kept_by(settings: Settings) -> Kept:
+    """How long the settings keep what is old."""
+    kept = settings.retention
+
+    def days(number: int) -> timedelta | None:
+        return timedelta(days=number) if number else None
+
+    return Kept(
+        events=days(kept.events_days),
+        commands=days(kept.commands_days),
+        revisions=days(kept.revisions_days),
+        presence=days(kept.presence_days),
+        idempotency_keys=timedelta(hours=kept.idempotency_keys_hours) if kept.idempotency_keys_hours else None,
+    )
 
 
 def database_url(settings: Settings, data_dir: DataDir) -> str:

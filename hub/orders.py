@@ -195,11 +195,13 @@ class _Ready:
 
 _INSERT_COMMAND: Final = insert(COMMAND)
 _INSERT_STEP: Final = insert(COMMAND_STEP)
+# Nobody stops the site before the order is committed, and who waits here for a stop sees its latch. Orders do not wait
+# for each other's lock of the site, only for those of the same feeder.
 _TARGET: Final = (
     sa_select(FEEDER, SITE.c.time_zone, SITE.c.stop_epoch, SITE.c.stopped_at)
     .join(SITE, SITE.c.id == FEEDER.c.site_id)
     .where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
-    .with_for_update(of=FEEDER)
+    .suffix_with("FOR SHARE OF site FOR UPDATE OF feeder", dialect="postgresql")
 )
 _GIVE_OUT: Final = (
     update(FEEDER)

@@ -24,6 +24,8 @@ from hub.protocol.messages import Event
 from hub.sites import get_site, rename
 from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, placed, state
 
+pytestmark = pytest.mark.both_databases
+
 OTHER_CONFIG = CONFIG | {"meal_g": 300.0}
 
 

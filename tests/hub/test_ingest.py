@@ -213,6 +213,7 @@ async def test_the_first_thing_said_to_a_new_session_is_the_time_before_its_key_
     assert (ping.session, ping.journal_id) == ("session-1", "journal-1")
 
 
+@pytest.mark.both_databases
 async def test_a_site_that_is_back_is_told_the_time_asked_and_then_stopped(process: Process) -> None:
     stop = await process.commands.send(order("stop_all", None))
     process.link.published.clear()
@@ -382,6 +383,7 @@ async def test_events_are_thanked_for_after_they_are_stored_and_together(process
     assert stored == [[1, 2, 3, 9]]
 
 
+@pytest.mark.both_databases
 async def test_an_event_sent_again_is_stored_and_told_once_and_thanked_for_again(process: Process) -> None:
     await process.beat()
     one = event(4)
@@ -395,6 +397,7 @@ async def test_an_event_sent_again_is_stored_and_told_once_and_thanked_for_again
     assert await events(process) == [4]
 
 
+@pytest.mark.both_databases
 async def test_a_state_is_told_with_its_drift_and_an_old_one_is_not(process: Process) -> None:
     async with Overheard(process.stream) as heard:
         await process.link.take(STATE, state(5, condition="jammed"))
@@ -475,6 +478,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub.rounds, "ROUND_EVERY_S", 0.05)
 
 
+@pytest.mark.both_databases
 @pytest.mark.usefixtures("_often")
 async def test_a_desktop_that_falls_silent_is_told_once_however_many_processes_look(
     start_process: StartProcess,
@@ -500,6 +504,7 @@ async def test_while_liveness_is_unknown_nobody_is_declared_offline(process: Pro
     assert await spans(process) == [("session-1", None)]
 
 
+@pytest.mark.both_databases
 @pytest.mark.usefixtures("_often")
 async def test_what_another_process_left_sent_is_found_overdue_and_asked_about(start_process: StartProcess) -> None:
     gone, here = await start_process("h1", timeout_s=0.1), await start_process("h2", timeout_s=0.1)
@@ -540,6 +545,7 @@ async def test_a_nul_in_a_text_is_not_the_schema(process: Process, field: str) -
     assert not await alive(process)
 
 
+@pytest.mark.both_databases
 async def test_an_event_of_one_site_is_stored_though_another_site_has_one_with_its_id(process: Process) -> None:
     now = utc_now()
     await process.database.write(lambda session: add_site(session, "pond9", [FEEDER], "UTC", now))
