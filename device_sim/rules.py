@@ -103,10 +103,14 @@ class DesktopRules:
         """Every subscription is granted: say that we are here, and what the hub has not heard yet."""
         self._feeders.pass_time(now)
         self._outbox.heartbeat(now, plc_connected=self.plc.connected)
+        self._tell_anew(now)
+        return self._outbox.take()
+
+    def _tell_anew(self, now: datetime) -> None:
+        """Every feeder's state, and every event that the hub has not acknowledged."""
         self._feeders.publish_states(now)
         for feeder, event in self.journal.events():
             self._outbox.event(feeder, event)
-        return self._outbox.take()
 
     def leave(self) -> list[Outgoing]:
         """End the session on purpose."""
@@ -229,7 +233,7 @@ class DesktopRules:
                         for feeder, seq in through.items():
                             self.journal.forget_events(feeder, seq)
                 case Report(commands=commands):
-                    self._feeders.publish_states(now)
+                    self._tell_anew(now)
                     with self.journal.together():
                         outcomes = [self._outcome(command_id) for command_id in commands]
         except Refused as refused:

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter, Histogram
 from sqlalchemy import and_, func
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlmodel import Session, col, select
 
 from hub import settlement, waiting
@@ -171,8 +171,13 @@ class Commands:
         try:
             return await asyncio.wait_for(end, max(0.0, patience_s) + TIMER_SLACK_S)
         except TimeoutError:
-            overdue = await self.mark_overdue(only=command.id)
-            return overdue[0] if overdue else await self.get(command.id)
+            try:
+                overdue = await self.mark_overdue(only=command.id)
+                return overdue[0] if overdue else await self.get(command.id)
+            except (OperationalError, InterfaceError) as error:
+                # It was sent, whatever the database cannot say now; the rounds go on with it when it is back.
+                log.warning("outcome not known: the database is away", command=command.id, reason=str(error.orig))
+                return command
 
     # --- what is known -----------------------------------------------------------------------------------------
 

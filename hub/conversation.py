@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 from prometheus_client import Histogram
+from sqlalchemy.exc import InterfaceError, OperationalError
 from ulid import ULID
 
 from hub import settlement
@@ -32,6 +33,8 @@ PING_EVERY_S: Final = 60.0
 FRESH_FOR_S: Final = 4.0
 """A desktop takes the time of a ping only if the heartbeat that it answers is less than 5 s old."""
 ACK_DELAY_S: Final = 0.05
+ASK_FOR_EVENTS_EVERY_S: Final = 2.0
+RETRY_PAUSE_S: Final = 0.25
 _ANSWERS_KEPT_S: Final = 120.0
 _MOST_QUESTIONS: Final = 10_000
 LEAST_PING_PAUSE_S: Final = 0.5
@@ -43,10 +46,11 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Asked:
-    """A question that awaits its reply. `journal_id`: whom it was asked of."""
+    """A question that awaits its reply. `session`, `journal_id`: whom it was asked of."""
 
     site: str
     name: str
+    session: str
     journal_id: str
     at_s: float
 
@@ -69,12 +73,16 @@ class _Events:
 class _Present:
     """A site's living session as this process heard of it.
 
+    heard_all: every event that the desktop keeps has come by here in this session, or is on its way: its first
+        heartbeat was heard, or it has answered a report since. Else some may have been said while nobody listened.
     pinged_at_s: when it was last told the hub's time. time_told_at_s: when it last confirmed it.
     """
 
     to: AliveSession
+    heard_all: bool
     pinged_at_s: float = float("-inf")
     time_told_at_s: float = float("-inf")
+    ask_again_at_s: float = float("-inf")
     events: dict[str, _Events] = field(default_factory=dict)
     thanks_are_due: bool = False
 
@@ -103,7 +111,7 @@ class Conversation:
         if present is not None and present.to.session == heartbeat.session:
             present.to = _addressee(heartbeat)
             return True
-        self._arriving[site] = _Present(_addressee(heartbeat))
+        self._arriving[site] = _Present(_addressee(heartbeat), heard_all=heartbeat.seq == 1)
         return False
 
     def accept(self, site: str, session: str) -> None:
@@ -170,6 +178,9 @@ class Conversation:
             events.stored.add(seq)
         finally:
             events.waiting.discard(seq)
+        self._thank_soon(site, present)
+
+    def _thank_soon(self, site: str, present: _Present) -> None:
         if not present.thanks_are_due:
             present.thanks_are_due = True
             self._tasks.start(self._ack_events(site, present), "ack_events")
@@ -177,9 +188,20 @@ class Conversation:
     async def _ack_events(self, site: str, present: _Present) -> None:
         await asyncio.sleep(ACK_DELAY_S)
         present.thanks_are_due = False
+        if not present.heard_all:  # thanks for one event cover all before it: those must have been heard as well
+            if time.monotonic() >= present.ask_again_at_s:
+                present.ask_again_at_s = time.monotonic() + ASK_FOR_EVENTS_EVERY_S
+                await self._ask(site, present.to, "report", {"commands": []})
+            return
         through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
-        if through:
-            await self._ask(site, present.to, "ack_events", {"through": through})
+        while through and self._who(site) is present:
+            try:
+                await self._ask(site, present.to, "ack_events", {"through": through})
+            except (OperationalError, InterfaceError) as error:
+                log.warning("thanks for events wait: the database is away", site=site, reason=str(error.orig))
+                await asyncio.sleep(RETRY_PAUSE_S)
+            else:
+                return
 
     # --- what comes back ---------------------------------------------------------------------------------------
 
@@ -192,6 +214,10 @@ class Conversation:
             return True
         if asked.name == "ping":
             self._time_was_told(site, reply, time.monotonic() - asked.at_s)
+        present = self._who(site)
+        if asked.name == "report" and present is not None and present.to.session == asked.session:
+            present.heard_all = True  # the events that it keeps came before this reply
+            self._thank_soon(site, present)
         await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes or [])
         self._asked.pop(reply.id, None)
         return True
@@ -210,7 +236,7 @@ class Conversation:
         self._forget_old_questions(now_s)
         command_id = await self._say(site, to, name, args)
         if command_id is not None:
-            self._asked[command_id] = _Asked(site, name, to.journal_id, now_s)
+            self._asked[command_id] = _Asked(site, name, to.session, to.journal_id, now_s)
 
     def _forget_old_questions(self, now_s: float) -> None:
         while self._asked:  # the oldest is the first

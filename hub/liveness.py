@@ -8,7 +8,8 @@ heartbeats come to the same truth:
 - a will or a shutdown ends its session for good, and deletes the key only if the key is that session's.
 
 Redis that came back empty knows nothing of the living. Its epoch key is missing then; whoever notices writes a new one
-and, for one time to live, a `recovering` key beside it: while that is there, a missing liveness key means *unknown*.
+and, for one time to live, a `recovering` key beside it: while that is there, a missing liveness key means *unknown*. So
+does whoever reaches Redis again after a time without it: keys ran out then that nobody could renew.
 """
 
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ class LivenessKeys:
 
     def __init__(self, store: Store, ttl_s: float) -> None:
         self._store = store
+        self._failures_seen = store.failures
         self.ttl_s = ttl_s
 
     # --- what arrives ----------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class LivenessKeys:
     async def require_alive(self, site: str) -> AliveSession:
         """The session to address. Raises DesktopOffline or LivenessUnknown."""
         try:
-            (session, journal_id, seq), last_seen_ms, epoch = await self._store.calls(
+            (session, journal_id, seq), last_seen_ms, epoch = await self._look(
                 ("HMGET", _alive_key(site), "session", "journal_id", "seq"),
                 ("HGET", _seen_key(site), "last_seen_ms"),
                 ("MGET", EPOCH_KEY, RECOVERING_KEY),
@@ -202,7 +204,7 @@ class LivenessKeys:
                 ("HGET", _seen_key(site), "last_seen_ms"),
             ]
         try:
-            epoch, *replies = await self._store.calls(*commands)
+            epoch, *replies = await self._look(*commands)
             settled = await self._is_settled(epoch)
         except StoreUnreachable:
             return [Liveness(site, None) for site in sites]
@@ -210,6 +212,17 @@ class LivenessKeys:
             _liveness(site, replies[3 * n], replies[3 * n + 1], replies[3 * n + 2], settled)
             for n, site in enumerate(sites)
         ]
+
+    async def _look(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Replies to calls that only read, and that a key may be missing for want of heartbeats is taken care of."""
+        while True:
+            failures = self._store.failures
+            if failures != self._failures_seen:
+                await self._store.call("SET", RECOVERING_KEY, "1", "PX", round(self.ttl_s * 1000))
+                self._failures_seen = failures
+            replies = await self._store.calls(*commands)
+            if self._store.failures == failures:
+                return replies
 
     async def _is_settled(self, epoch: list[str | None]) -> bool:
         """Whether a missing key means that a desktop is gone. Begins a new epoch where there is none."""

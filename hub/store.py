@@ -39,6 +39,8 @@ class Store:
             socket_connect_timeout=CALL_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
+        self.failures = 0
+        """How many calls were not carried out because Redis could not be reached; it only goes up."""
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Reply]]] = []
         self._sending: asyncio.Task[None] | None = None
 
@@ -81,11 +83,12 @@ class Store:
         except RedisError as error:
             replies = [error] * len(waiting)
         for (_, done), reply in zip(waiting, replies, strict=True):
+            if isinstance(reply, _UNFIT) or (isinstance(reply, ResponseError) and str(reply).startswith(_UNFIT_WORDS)):
+                reply = StoreUnreachable(f"Redis cannot work now: {reply}")
+            self.failures += isinstance(reply, StoreUnreachable)
             if done.done():
                 continue
-            if isinstance(reply, _UNFIT) or (isinstance(reply, ResponseError) and str(reply).startswith(_UNFIT_WORDS)):
-                done.set_exception(StoreUnreachable(f"Redis cannot work now: {reply}"))
-            elif isinstance(reply, Exception):
+            if isinstance(reply, Exception):
                 done.set_exception(reply)
             else:
                 done.set_result(reply)

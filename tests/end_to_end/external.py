@@ -28,10 +28,11 @@ def _listens(port: int) -> bool:
 
 
 class Mosquitto:
-    """Runs with the files that the hub exports."""
+    """Runs with the files that a hub with that data directory and these settings exports."""
 
-    def __init__(self, program: str, directory: Path, data_dir: Path) -> None:
+    def __init__(self, program: str, directory: Path, data_dir: Path, **settings: object) -> None:
         self.port = free_port()
+        self._settings = settings
         self._program, self._directory, self._data_dir = program, directory, data_dir
         self._child: Child | None = None
 
@@ -41,7 +42,7 @@ class Mosquitto:
 
     def export(self) -> None:
         """Write the files, and let mosquitto read them again if it runs."""
-        done = feeder_hub("export", "mosquitto", self._directory, "--data-dir", self._data_dir)
+        done = feeder_hub("export", "mosquitto", self._directory, "--data-dir", self._data_dir, **self._settings)
         assert done.returncode == 0, done.stderr
         if self._child is not None:
             self._child.send(signal.SIGHUP)
@@ -61,14 +62,57 @@ class Mosquitto:
             self._child.kill()
             self._child = None
 
-    @contextmanager
-    def running(self) -> Iterator["Mosquitto"]:
+    def start(self) -> None:
+        """Returns when it listens."""
         self.export()
         self._take_own_port()
         command = [self._program, "-c", str(self._directory / "mosquitto.conf")]
         self._child = Child(command, self._directory / "mosquitto.out", environment({}))
+        until(lambda: _listens(self.port))
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop(signal.SIGTERM)
+            self._child = None
+
+    @contextmanager
+    def running(self) -> Iterator["Mosquitto"]:
         try:
-            until(lambda: _listens(self.port))
+            self.start()
+            yield self
+        finally:
+            self.kill()
+
+
+class RedisServer:
+    """Keeps nothing on disk: after a kill it comes back empty."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self.port = free_port()
+        self._program, self._directory = program, directory
+        self._child: Child | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Returns when it listens."""
+        on_port = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        in_memory = ["--save", "", "--appendonly", "no", "--dir", str(self._directory)]
+        command = [self._program, *on_port, *in_memory]
+        self._child = Child(command, self._directory / "redis.out", environment({}))
+        until(lambda: _listens(self.port))
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    @contextmanager
+    def running(self) -> Iterator["RedisServer"]:
+        try:
+            self.start()
             yield self
         finally:
             self.kill()
@@ -77,11 +121,5 @@ class Mosquitto:
 @contextmanager
 def redis_server(program: str, directory: Path) -> Iterator[str]:
     """Its URL."""
-    port = free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(directory)]
-    child = Child([program, *options], directory / "redis.out", environment({}))
-    try:
-        until(lambda: _listens(port))
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        child.kill()
+    with RedisServer(program, directory).running() as server:
+        yield server.url

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
 from hub.command_states import CommandState
@@ -187,6 +188,22 @@ async def test_without_a_final_reply_in_time_the_outcome_is_unknown_and_a_late_o
     assert (command.state, command.settled_at) == (S.UNKNOWN, None)
     await process.answer(command.id, "applied")
     assert (await process.get(command.id)).state == S.APPLIED
+
+
+async def test_what_was_sent_is_not_denied_where_the_database_goes_away_before_its_end(
+    start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = await with_desktop(await start_process(timeout_s=0.2))
+
+    async def away(_work: Any) -> Any:
+        raise OperationalError("UPDATE", {}, Exception("restarts"))
+
+    hub.link.on_publish = lambda _said: monkeypatch.setattr(hub.database, "write", away)
+    command = await hub.commands.send(config_order())
+    assert command.state == S.SENT
+    monkeypatch.undo()
+    await hub.commands.mark_overdue()
+    assert (await hub.get(command.id)).state == S.UNKNOWN
 
 
 async def test_a_wait_that_ends_before_the_deadline_tells_how_far_it_is(alive: Process) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 from ulid import ULID
 
@@ -284,6 +285,16 @@ async def test_an_event_is_not_acknowledged_over_one_that_still_waits_for_its_st
     assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 6}}
 
 
+async def test_no_event_is_acknowledged_over_one_that_was_said_while_nobody_listened(process: Process) -> None:
+    await process.beat(seq=2)  # the broker was restarted, and the desktop was back before the hub: event 1 found nobody
+    await process.link.take(EVENTS, event(2))
+    await process.link.told("report", 2)
+    assert process.link.said("ack_events") == []
+    await process.link.take(EVENTS, event(1))  # a report makes the desktop say again what it keeps
+    await process.answer(process.link.said("report")[-1].id, "applied", outcomes=[])
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 2}}
+
+
 async def test_a_retained_heartbeat_proves_nothing(process: Process) -> None:
     await process.link.take(HEARTBEAT, heartbeat(), retained=True)
     assert await alive(process) is False
@@ -381,6 +392,21 @@ async def test_events_are_thanked_for_after_they_are_stored_and_together(process
     ack = await process.link.told("ack_events")
     assert ack.args == {"through": {"f1": 3, "f2": 9}}
     assert stored == [[1, 2, 3, 9]]
+
+
+async def test_thanks_wait_for_a_database_that_is_away(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    await process.beat()
+    monkeypatch.setattr(hub.conversation, "RETRY_PAUSE_S", 0.01)
+    read, refusals = process.database.read, iter([OperationalError("SELECT", {}, Exception("restarts"))] * 2)
+
+    async def read_if_there(work: Any) -> Any:
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        return await read(work)
+
+    monkeypatch.setattr(process.database, "read", read_if_there)
+    await process.link.take(EVENTS, event(1))
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 1}}
 
 
 @pytest.mark.both_databases

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from hub.errors import DesktopOffline, LivenessUnknown
 from hub.liveness import ENDED_SESSIONS_KEPT_S, EPOCH_KEY, AliveSession, Beat, Liveness, LivenessKeys
@@ -361,6 +362,29 @@ async def test_the_living_are_unknown_and_not_offline_when_redis_loses_everythin
     assert (await live(keys)).alive is None
     assert await beat(keys, seq=2) is Beat.STARTED
     assert (await live(keys)).alive is True
+
+
+async def test_a_key_that_ran_out_while_redis_could_not_be_reached_declares_nobody_offline(
+    store: Store, other_store: Store, keys: LivenessKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.ttl_s = SHORT_TTL_S
+    await beat(keys)
+
+    def cut_off(**_how: object) -> None:
+        raise RedisConnectionError("the line is cut")
+
+    monkeypatch.setattr(store.redis, "pipeline", cut_off)
+    with pytest.raises(StoreUnreachable):
+        await beat(keys, seq=2)
+    monkeypatch.undo()
+    await asyncio.sleep(SHORT_TTL_S)
+    other = LivenessKeys(other_store, SHORT_TTL_S)
+    assert (await live(keys)).alive is None
+    assert (await live(other)).alive is None, "whichever process is asked"
+    with pytest.raises(LivenessUnknown):
+        await keys.require_alive(SITE)
+    await until(gone(keys))
+    assert (await live(other)).alive is False
 
 
 async def test_two_processes_that_find_redis_empty_begin_one_epoch(store: Store, other_store: Store) -> None:
