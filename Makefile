@@ -13,12 +13,13 @@ UV_STAMP   := $(VENV)/.uv-$(UV_VERSION)
 ENV_STAMP  := $(VENV)/.installed
 
 # Programs the tests run beside the hub, each with the Debian package it comes from.
-PROGRAMS   := mosquitto:mosquitto mosquitto_pub:mosquitto-clients redis-server:redis-server initdb:postgresql \
+PROGRAMS   := mosquitto:mosquitto mosquitto_pub:mosquitto-clients redis-server:redis-server postgres:postgresql \
               node:nodejs npm:npm
 MQTT_JS    := tests/interop/node_modules
 
-# Debian keeps servers in /usr/sbin, which is not on everybody's path, and PostgreSQL's beside its version.
-export PATH := $(PATH):/usr/sbin:/sbin$(addprefix :,$(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin))))
+# Debian keeps servers in /usr/sbin, which is not on everybody's path, and PostgreSQL's by version.
+SERVERS    := /usr/sbin:/sbin:$(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
+export PATH := $(PATH):$(SERVERS)
 
 # How this user may act as root: as itself, by sudo without a password, or not at all ("no").
 AS_ROOT     = $(shell if [ "$$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo sudo env; else echo no; fi)

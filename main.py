@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import fields, replace
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -45,6 +46,7 @@ from hub.conversation import Conversation
 from hub.data_dir import DataDir
 from hub.database import Database, sqlite_url
 from hub.errors import HubError
+from hub.housekeeping import Housekeeping
 from hub.ingest import Ingest
 from hub.link import BrokerAddress, PahoLink
 from hub.liveness import LivenessKeys
@@ -53,8 +55,9 @@ from hub.mosquitto import HUB_USER
 from hub.orders import Desk
 from hub.protocol.times import utc_now
 from hub.protocol.topics import Identity, Topics
-from hub.quiet_log import QuietLog
+from hub.quiet_log import QuietLines, QuietLog
 from hub.rejects import Rejects, excerpt
+from hub.retention import Kept
 from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
 from hub.store import Store
@@ -88,7 +91,7 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
     allow_many_connections()
     sys.setswitchinterval(THREADS_TAKE_TURNS_EVERY_S)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the last reads certificates anew, with TLS
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     tls_files(settings)  # or it would be found out when all the rest stands
     data_dir = DataDir(settings.data_dir)
@@ -122,7 +125,8 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         stream = await stack.enter_async_context(LiveStream(store, settings.stream.keep_events))
         tasks = await stack.enter_async_context(Tasks())
         liveness = LivenessKeys(store, settings.liveness.ttl_s)
-        rejects = await stack.enter_async_context(Rejects(store))
+        lines = await stack.enter_async_context(QuietLines())
+        rejects = Rejects(store, lines)
         topics = Topics(settings.mqtt.root)
         hub_id = settings.hub.id or data_dir.hub_id()
         client_id, filters = f"{HUB_USER}-{hub_id}", topics.hub_filters(hub_id)
@@ -142,7 +146,8 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         conversation = Conversation(database, commands, desk, link, tasks)
         ingest = Ingest(database, liveness, stream, commands, conversation, rejects, topics, tasks)
         await stack.enter_async_context(link.running(ingest.receive))
-        await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation))
+        await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation, lines))
+        await stack.enter_async_context(Housekeeping(database, kept_by(settings)))
         if broker is not None:  # a desktop is let in when the hub listens
             await listen(broker)
         broker_urls = urls_of(broker, settings)
@@ -245,9 +250,8 @@ async def listen(broker: EmbeddedBroker) -> None:
     try:
         await broker.start()
     except ListenError as error:
-        flag = "--mqtt-port, " if error.option == "port" else ""
-        settings = f"{flag}FEEDER_HUB_MQTT__{error.option.upper()} or mqtt.{error.option}"
-        raise CannotStart(f"{error}. Choose another port: {settings}.") from error
+        how = how_to_listen(error, "mqtt", error.option)
+        raise CannotStart(f"MQTT cannot listen on {error.host}:{error.port}: {how}") from error
 
 
 def urls_of(broker: EmbeddedBroker | None, settings: Settings) -> list[str]:
@@ -303,6 +307,22 @@ async def begin_liveness(database: Database, liveness: LivenessKeys, *, nobody_i
     await liveness.begin_epoch(recovering=not nobody)
 
 
+def kept_by(settings: Settings) -> Kept:
+    """How long the settings keep what is old."""
+    kept = settings.retention
+
+    def days(number: int) -> timedelta | None:
+        return timedelta(days=number) if number else None
+
+    return Kept(
+        events=days(kept.events_days),
+        commands=days(kept.commands_days),
+        revisions=days(kept.revisions_days),
+        presence=days(kept.presence_days),
+        idempotency_keys=timedelta(hours=kept.idempotency_keys_hours) if kept.idempotency_keys_hours else None,
+    )
+
+
 def database_url(settings: Settings, data_dir: DataDir) -> str:
     return settings.database.url or sqlite_url(data_dir.path)
 
@@ -327,14 +347,16 @@ def http_socket(settings: Settings) -> Iterator[socket.socket]:
         yield listening
 
 
-def how_to_listen(error: OSError, section: str) -> str:
+def how_to_listen(error: OSError, section: str, option: str = "port") -> str:
     """Why an address cannot be listened on, and which setting changes it."""
+    flag = f"--{section}-port, " if option == "port" else ""
+    variable = f"FEEDER_HUB_{section.upper()}__{option.upper()}"
     if error.errno == errno.EADDRINUSE:
-        flag, variable = f"--{section}-port", f"FEEDER_HUB_{section.upper()}__PORT"
-        return f"another program has that port. Choose another one: {flag}, {variable} or {section}.port."
+        return f"the port is taken. Choose another one: {flag}{variable} or {section}.{option}."
     if error.errno == errno.EACCES:
-        return f"ports below 1024 need special rights. Choose another one in {section}.port."
-    return f"{error.strerror or error}. {section}.host must be an address of this machine."
+        return f"ports below 1024 need special rights. Choose another one: {flag}{variable} or {section}.{option}."
+    host = "tls_host" if option in ("tls_port", "wss_port") else "host"
+    return f"{error.strerror or error}. {section}.{host} must be an address of this machine."
 
 
 class Server(uvicorn.Server):

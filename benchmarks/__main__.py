@@ -15,13 +15,15 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from benchmarks import report, rounds
+from benchmarks import report, rounds, targets
 from benchmarks.broker import part as broker
-from benchmarks.broker import targets
+from benchmarks.broker.targets import targets as of_broker
 from benchmarks.changes import part as changes
+from benchmarks.changes.targets import targets as of_changes
 from benchmarks.processes import ChildFailed
 from benchmarks.report import Median
 from benchmarks.rounds import Step
+from benchmarks.targets import Target
 
 _INTERRUPTED: Final = 130
 
@@ -36,12 +38,11 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A part of the benchmark: its steps, and how its medians are compared, for people and for scripts."""
+    """A part of the benchmark: its steps, and what is wanted of their medians."""
 
     part: Part
     steps: Callable[[Path], AbstractAsyncContextManager[list[Step]]]
-    show: Callable[[Console, list[Median]], None]
-    compared: Callable[[list[Median]], list[dict[str, Any]]]
+    targets: Callable[[list[Median]], list[Target]]
 
 
 async def run(plans: list[Plan], count: int, options: dict[str, Any], json_file: Path | None) -> bool:
@@ -63,11 +64,12 @@ async def run(plans: list[Plan], count: int, options: dict[str, Any], json_file:
                 measured = await rounds.measure(console, plan.part, steps, count)
         found = report.medians(measured)
         report.show_medians(console, found)
-        plan.show(console, found)
+        wanted = plan.targets(found)
+        targets.show(console, wanted)
         report.show_doubts(console, found, measured)
         figures[plan.part] = {
             "medians": [asdict(one) for one in found],
-            "compared": plan.compared(found),
+            "targets": [asdict(one) | {"verdict": one.verdict} for one in wanted],
             "rounds": [asdict(one) for one in measured],
         }
         fine = fine and not any(one.measured.errors for one in measured)
@@ -99,18 +101,8 @@ def main(
     """Measure side by side in alternating rounds. Ends with 1 on any error."""
     at_once = numbers(concurrency)
     plans = [
-        Plan(
-            Part.BROKER,
-            lambda work_dir: broker.steps(work_dir, seconds, clients),
-            targets.show,
-            lambda found: [asdict(one) | {"verdict": one.verdict} for one in targets.targets(found)],
-        ),
-        Plan(
-            Part.CHANGES,
-            lambda work_dir: changes.steps(work_dir, seconds, feeders, at_once),
-            changes.show,
-            changes.comparisons,
-        ),
+        Plan(Part.BROKER, lambda work_dir: broker.steps(work_dir, seconds, clients), of_broker),
+        Plan(Part.CHANGES, lambda work_dir: changes.steps(work_dir, seconds, feeders, at_once), of_changes),
     ]
     chosen = [plan for plan in plans if part in (plan.part, Part.ALL)]
     options = {

@@ -5,9 +5,10 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 from hub.child import tied_to_this_process
@@ -21,9 +22,10 @@ class ChildFailed(Exception):
     """A process ended, or said nothing in time; carries the end of its log."""
 
 
-def environment() -> dict[str, str]:
-    """Ours without settings of the product: it is measured as it comes."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("FEEDER_HUB_")}
+def environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """Ours with these settings of the product (`mqtt__url=…`) and no others: it is measured as it comes."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("FEEDER_HUB_")}
+    return others | {f"FEEDER_HUB_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def module(name: str) -> list[str]:
@@ -40,7 +42,9 @@ class Child:
 
     @classmethod
     @asynccontextmanager
-    async def started(cls, name: str, command: list[str], log_dir: Path) -> AsyncIterator[Self]:
+    async def started(
+        cls, name: str, command: list[str], log_dir: Path, settings: Mapping[str, object] = MappingProxyType({})
+    ) -> AsyncIterator[Self]:
         """Its standard error goes to `log_dir`/`name`.log. It also ends when this process is killed."""
         log = log_dir / f"{name}.log"
         with log.open("wb") as output:
@@ -50,7 +54,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=output,
                 cwd=ROOT,
-                env=environment(),
+                env=environment(settings),
                 start_new_session=True,  # a terminal's Ctrl-C is for the benchmark, which then stops its processes
             )
         child = cls(name, process, log)
@@ -132,7 +136,7 @@ async def output_of(command: list[str]) -> Any:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=ROOT,
-        env=environment(),
+        env=environment({}),
     )
     printed, complaints = await process.communicate()
     if process.returncode:

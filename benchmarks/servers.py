@@ -69,6 +69,19 @@ async def bare_broker(work_dir: Path, *flags: str, port: int = 0, name: str = "b
         yield Server(process, await process.hear(READY_WITHIN_S))
 
 
+@asynccontextmanager
+async def redis_server(work_dir: Path) -> AsyncIterator[str]:
+    """Debian's redis-server, which keeps nothing; its URL. Raises ChildFailed where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise ChildFailed("redis-server is not installed; `make programs` installs it or says how")
+    port = free_port()
+    flags = ["--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", "--dir", str(work_dir)]
+    async with Child.started("redis-server", [program, *flags], work_dir) as process:
+        await _until_listening(process, port)
+        yield f"redis://{HOST}:{port}/0"
+
+
 def free_port() -> int:
     with socket.create_server((HOST, 0)) as once:
         port: int = once.getsockname()[1]

@@ -95,7 +95,7 @@ async def run_bare_broker(options: BrokerOptions) -> str | None:
         return f"{fault}. Name another file: {_TLS_FLAGS[fault.field]}."
     except ListenError as error:
         flag = "--" + error.option.replace("_", "-")
-        return f"{error}. Choose another port: {flag}."
+        return f"cannot listen on {error.host}:{error.port}: {error.strerror}. Choose another port: {flag}."
     except StoreUnusable as error:
         return f"{error}. Name another file: --store."
     return None

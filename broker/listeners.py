@@ -57,7 +57,7 @@ class ListenError(OSError):
     """An address cannot be listened on. `errno` is the system's; `option` is the port's name in `BrokerOptions`."""
 
     def __init__(self, error: OSError, option: str, host: str, port: int) -> None:
-        super().__init__(error.errno, f"cannot listen on {host}:{port} for MQTT: {error.strerror or error}")
+        super().__init__(error.errno, error.strerror or str(error))
         self.option = option
         self.host = host
         self.port = port

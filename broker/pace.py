@@ -24,6 +24,8 @@ OTHER_PACKET: Final = 0.1
 """What a packet counts that is no message, as a part of one."""
 LEAST_WAIT_S: Final = 0.02
 """Who is over its rate waits until it may send as much as in this time, not for each message."""
+MOST_DEBT_S: Final = 2.0
+"""A user with one packet of ten thousand filters is read again after this time, or its desktop would have to pay."""
 HUB_WAIT_S: Final = 1.0
 """Seconds between two messages that may join a full share."""
 MOST_SHARES: Final = 5
@@ -107,8 +109,8 @@ class Pace:
         self._reckoned_at_s = now_s
 
     def take(self, messages: float) -> None:
-        """So much was read."""
-        self._left -= messages
+        """So much was read. What one packet costs beyond the worth of some seconds is let go."""
+        self._left = max(self._left - messages, -MOST_DEBT_S * self._rate_per_s) if self._rate_per_s else inf
 
     def holds_back(self, *, a_message: bool) -> bool:
         """Whether the next packet must wait. a_message: it may be for the hub."""

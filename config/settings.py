@@ -291,6 +291,35 @@ class Commands(_Section):
     )
 
 
+Days = Annotated[int, Field(ge=0, le=36_500)]
+
+
+class Retention(_Section):
+    events_days: Days = Field(
+        1095, description="How long meals, doses and other events of feeders are kept, in days. 0 is for ever."
+    )
+    commands_days: Days = Field(
+        365,
+        description="How long commands are kept after their end, in days; what is open stays, and so does a change of "
+        "config as long as its revision. 0 is for ever.",
+    )
+    revisions_days: Days = Field(
+        0,
+        description="How long revisions of configs are kept, in days; those that feeders have, or are to have, stay. "
+        "0 is for ever.",
+    )
+    presence_days: Days = Field(
+        365, description="How long it is kept when each desktop was there, in days. 0 is for ever."
+    )
+    idempotency_keys_hours: int = Field(
+        24,
+        ge=0,
+        le=8760,
+        description="How long an Idempotency-Key stands for its order, in hours. "
+        "0 is for as long as the command is kept.",
+    )
+
+
 class Stream(_Section):
     keep_events: int = Field(
         10_000, ge=1, description="How many events the live stream keeps for pages that connect again."
@@ -329,6 +358,7 @@ class Settings(_Section):
     database: Database = Database()
     liveness: Liveness = Liveness()
     commands: Commands = Commands()
+    retention: Retention = Retention()
     stream: Stream = Stream()
     log: Log = Log()
 

@@ -8,13 +8,16 @@ time. What it must keep without power is in its `Registers`; put them into a new
 import struct
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel
 
 from device_sim.schedule import local_date, next_meal_at
 from hub.protocol.codes import Code
+from hub.protocol.limits import LIMITS
 from hub.protocol.messages import Condition, Control, FeederConfig
+
+LEAST_DOSE_PAUSE: Final = timedelta(seconds=LIMITS["dose_pause_s"].minimum)
 
 
 class PlcLost(Exception):
@@ -71,6 +74,7 @@ class Registers(BaseModel):
     feeding: Feeding | None = None
     last_dose_id: str | None = None
     last_dose_g: float = 0
+    last_dose_at: datetime | None = None
 
 
 class Feeder:
@@ -135,7 +139,9 @@ class Feeder:
         hindrance = self._hindrance(grams)
         if hindrance is not None:
             raise Interlocked(hindrance)
-        r.last_dose_id, r.last_dose_g = command_id, 0
+        if r.last_dose_at is not None and r.clock - r.last_dose_at < LEAST_DOSE_PAUSE:
+            raise Interlocked(Code.LIMIT)
+        r.last_dose_id, r.last_dose_g, r.last_dose_at = command_id, 0, r.clock
         r.feeding = Feeding(kind="dose", began_at=r.clock, planned_g=grams, command_id=command_id)
 
     def abort_dose(self, reason: str) -> None:

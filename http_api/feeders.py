@@ -10,6 +10,9 @@ from http_api.schemas import (
     ChangeQuery,
     ConfigBody,
     ConfigPatch,
+    DailyQuery,
+    DailyView,
+    DayView,
     EventView,
     FeederView,
     Page,
@@ -18,8 +21,9 @@ from http_api.schemas import (
 )
 from hub import feeders, sites
 from hub.accounts import Right
+from hub.daily import daily_sums
 from hub.errors import NotFound
-from hub.models import Command, ConfigRevision, Feeder, FeederEvent
+from hub.models import Command, Feeder, FeederEvent, JsonObject
 from hub.orders import ConfigOrder
 from hub.protocol.messages import FeederConfig
 from hub.protocol.times import utc_now
@@ -76,16 +80,21 @@ async def patch_config(call: Call) -> Response:
 
 
 async def _change_config(call: Call, *, patch: bool) -> Response:
-    query: ChangeQuery = call.query
     body = call.body.model_dump(exclude_unset=True)
+    return await _change(call, body, body, patch=patch)
+
+
+async def _change(call: Call, config: JsonObject, same: object, *, patch: bool) -> Response:
+    """Order it. same: what makes a request with the same Idempotency-Key the same request."""
+    query: ChangeQuery = call.query
     wait_s = preferred_wait_s(call.request)
     order = ConfigOrder(
         call.site,
         call.feeder,
         "set_config",
         call.caller.actor,
-        body,
-        idempotency_key(call.request, call.caller.id, body),
+        config,
+        idempotency_key(call.request, call.caller.id, same),
         patch=patch,
         if_match=call.request.headers.get("if-match"),
         queue_for_s=query.queue_for,
@@ -98,16 +107,34 @@ async def list_revisions(call: Call) -> Response:
     query: PageQuery = call.query
     before = number_cursor(query.cursor)
 
-    def work(session: Session) -> tuple[list[ConfigRevision], int | None, dict[str, str]]:
+    def work(session: Session) -> tuple[feeders.RevisionPage, dict[str, str]]:
         feeders.get_feeder(session, call.site, call.feeder)
         page = feeders.list_revisions(session, call.site, call.feeder, before, query.limit)
-        ids = [revision.command_id for revision in page.items if revision.command_id is not None]
+        ids = [revision.command_id for revision, _ in page.items if revision.command_id is not None]
         outcomes = session.exec(select(Command.id, Command.state).where(col(Command.id).in_(ids)))
-        return page.items, page.next, {command_id: str(state) for command_id, state in outcomes}
+        return page, {command_id: str(state) for command_id, state in outcomes}
 
-    found, following, outcomes = await call.services.database.read(work)
-    items = [RevisionView.of(revision, outcomes.get(revision.command_id or "")) for revision in found]
-    return json_answer(Page[RevisionView](items=items, next=None if following is None else str(following)))
+    page, outcomes = await call.services.database.read(work)
+    items = [RevisionView.of(one, older, outcomes.get(one.command_id or "")) for one, older in page.items]
+    return json_answer(Page[RevisionView](items=items, next=None if page.next is None else str(page.next)))
+
+
+async def restore_revision(call: Call) -> Response:
+    """An old config is ordered anew: a change like any other."""
+    wanted = str(call.request.path_params["revision"])
+    number = int(wanted) if wanted.isdecimal() and len(wanted) <= 18 else 0
+    revision = await call.services.database.read(
+        lambda session: feeders.get_revision(session, call.site, call.feeder, number)
+    )
+    return await _change(call, revision.config, ["restore", number], patch=False)
+
+
+async def get_daily(call: Call) -> Response:
+    query: DailyQuery = call.query
+    days = await call.services.database.read(
+        lambda session: daily_sums(session, call.site, call.feeder, query.first, query.last, utc_now())
+    )
+    return json_answer(DailyView(items=[DayView.model_validate(day, from_attributes=True) for day in days]))
 
 
 async def list_events(call: Call) -> Response:
@@ -186,6 +213,27 @@ OPERATIONS = (
         "Who changed what, when and from where, with its outcome",
         {200: ("A page of revisions, the newest first", Page[RevisionView])},
         query=PageQuery,
+        problems=_GONE,
+    ),
+    Operation(
+        "POST",
+        _FEEDER + "/config/revisions/{revision}/restore",
+        Right.OPERATE,
+        restore_revision,
+        "Order the config of an old revision anew: a new change, answered like any other",
+        _CHANGE_ANSWERS,
+        query=ChangeQuery,
+        problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED),
+        headers=("If-Match", "Idempotency-Key", "Prefer"),
+    ),
+    Operation(
+        "GET",
+        _FEEDER + "/daily",
+        Right.READ,
+        get_daily,
+        "What the feeder was fed on each local day",
+        {200: ("Every day of the range", DailyView)},
+        query=DailyQuery,
         problems=_GONE,
     ),
     Operation(

@@ -1,6 +1,6 @@
 """Errors as RFC 9457 problem+json: one table from the hub's classes to status, type and title."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from starlette.responses import JSONResponse
@@ -105,5 +105,4 @@ def problem_of(error: errors.HubError) -> JSONResponse:
 
 
 def fault_body(fault: errors.Fault) -> dict[str, Any]:
-    body: dict[str, Any] = {"field": fault.field, "message": fault.message}
-    return body if fault.limit is None else body | {"limit": fault.limit}
+    return {name: value for name, value in asdict(fault).items() if value is not None}

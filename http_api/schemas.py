@@ -1,5 +1,6 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
+from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -129,6 +130,11 @@ class CommandsQuery(PageQuery):
     unresolved: bool = Field(
         default=False, description="only those whose outcome cannot be known, and that nobody closed"
     )
+
+
+class DailyQuery(Query):
+    first: date | None = Field(None, alias="from", description="a local date; by default 29 days before `to`")
+    last: date | None = Field(None, alias="to", description="a local date, in the range; by default today")
 
 
 class EventsQuery(Query):
@@ -345,21 +351,61 @@ class CommandView(View):
         )
 
 
+class ChangeView(View):
+    """One field of a config."""
+
+    before: Any
+    after: Any
+
+
 class RevisionView(View):
+    revision: int
     version: int
     local_rev: int
     origin: Literal["hub", "local"] = Field(description="local: an edit made on the farm itself")
     actor: str | None
     at: Instant
     config: FeederConfig
+    changes: dict[str, ChangeView] | None = Field(
+        description="what differs from the revision before it, by field; null: nothing is known of before"
+    )
     command_id: str | None
     outcome: CommandState | None
 
     @classmethod
-    def of(cls, revision: ConfigRevision, outcome: str | None) -> "RevisionView":
+    def of(cls, revision: ConfigRevision, before: dict[str, Any] | None, outcome: str | None) -> "RevisionView":
+        changes = None
+        if before is not None:
+            after = revision.config
+            changes = {
+                name: ChangeView(before=before.get(name), after=after[name])
+                for name in after
+                if after[name] != before.get(name)
+            }
         return cls.model_validate(
-            revision.model_dump() | {"outcome": None if outcome is None else CommandState(outcome)}
+            revision.model_dump()
+            | {
+                "revision": revision.id,
+                "changes": changes,
+                "outcome": None if outcome is None else CommandState(outcome),
+            }
         )
+
+
+class DayView(View):
+    date: date
+    meals: int
+    doses: int
+    skipped: int
+    jams: int
+    planned_g: float = Field(description="of meals and doses that began on that day")
+    dispensed_g: float
+
+
+class DailyView(View):
+    """By the site's time zone, every day of the range."""
+
+    items: list[DayView]
 
 
 class EventView(View):
@@ -394,7 +440,9 @@ class DiagnosticsView(View):
 class FaultView(View):
     field: str
     message: str
-    limit: float | None = None
+    limit: float | None = Field(default=None, description="the limit that it broke")
+    value: float | None = Field(default=None, description="what was to be, in the limit's unit")
+    left_today_g: float | None = Field(default=None, description="grams that the feeder may still be fed today")
 
 
 class ProblemView(View):

@@ -36,6 +36,9 @@ ACK_DELAY_S: Final = 0.05
 ASK_FOR_EVENTS_EVERY_S: Final = 2.0
 RETRY_PAUSE_S: Final = 0.25
 _ANSWERS_KEPT_S: Final = 120.0
+_MOST_QUESTIONS: Final = 10_000
+LEAST_PING_PAUSE_S: Final = 0.5
+"""A desktop that answers no ping and beats a hundred times a second is not asked a hundred times."""
 
 ROUND_TRIP = Histogram("feeder_hub_ping_seconds", "From a ping to its reply, hub to desktop and back.")
 log = structlog.get_logger()
@@ -68,14 +71,16 @@ class _Events:
 
 @dataclass(slots=True)
 class _Present:
-    """A site's living session as this process heard of it. `time_told_at_s`: when it last confirmed the hub's time.
+    """A site's living session as this process heard of it.
 
     heard_all: every event that the desktop keeps has come by here in this session, or is on its way: its first
-    heartbeat was heard, or it has answered a report since. Else some may have been said while nobody listened.
+        heartbeat was heard, or it has answered a report since. Else some may have been said while nobody listened.
+    pinged_at_s: when it was last told the hub's time. time_told_at_s: when it last confirmed it.
     """
 
     to: AliveSession
     heard_all: bool
+    pinged_at_s: float = float("-inf")
     time_told_at_s: float = float("-inf")
     ask_again_at_s: float = float("-inf")
     events: dict[str, _Events] = field(default_factory=dict)
@@ -123,9 +128,12 @@ class Conversation:
 
     async def tell_time(self, site: str, heartbeat: Heartbeat) -> None:
         """Answer a heartbeat with a ping, where the session has not confirmed it for a minute. Raises NotFound."""
-        present = self._who(site)
-        if present is None or time.monotonic() - present.time_told_at_s < PING_EVERY_S - heartbeat.interval_s / 2:
+        present, now_s = self._who(site), time.monotonic()
+        if present is None or now_s - present.time_told_at_s < PING_EVERY_S - heartbeat.interval_s / 2:
             return
+        if now_s - present.pinged_at_s < LEAST_PING_PAUSE_S:
+            return
+        present.pinged_at_s = now_s
         await self._ask(site, _addressee(heartbeat), "ping", {"session": heartbeat.session, "seq": heartbeat.seq})
 
     def _who(self, site: str) -> _Present | None:
@@ -225,11 +233,17 @@ class Conversation:
 
     async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> None:
         now_s = time.monotonic()
-        for old in [known for known, asked in self._asked.items() if now_s - asked.at_s > _ANSWERS_KEPT_S]:
-            del self._asked[old]
+        self._forget_old_questions(now_s)
         command_id = await self._say(site, to, name, args)
         if command_id is not None:
             self._asked[command_id] = _Asked(site, name, to.session, to.journal_id, now_s)
+
+    def _forget_old_questions(self, now_s: float) -> None:
+        while self._asked:  # the oldest is the first
+            oldest = next(iter(self._asked))
+            if now_s - self._asked[oldest].at_s <= _ANSWERS_KEPT_S and len(self._asked) < _MOST_QUESTIONS:
+                return
+            del self._asked[oldest]
 
     async def _say(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
         stop_epoch = await self._database.read(lambda session: get_site(session, site).stop_epoch)

@@ -37,6 +37,8 @@ _READ_THREADS: Final = 4
 _PAUSE_BETWEEN_BATCHES_S: Final = 0.001
 """Back-to-back commits would starve a second writer, as the command line beside a running hub is."""
 _WRITE_TRIES: Final = 3
+_DEADLOCK_DETECTED: Final = "40P01"
+"""PostgreSQL ends one of two transactions that wait for each other's rows."""
 
 
 class DatabaseError(HubError):
@@ -117,7 +119,11 @@ class Database:
         return self.url.get_backend_name() == "sqlite"
 
     async def __aenter__(self) -> Self:
-        await asyncio.get_running_loop().run_in_executor(self._writer, self.migrate)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self.migrate)
+        except BaseException:
+            self.close()
+            raise
         self._task = asyncio.create_task(self._write_batches(), name="database-write")
         return self
 
@@ -265,4 +271,5 @@ def _run(connection: Connection, work: Callable[[Session], T]) -> T:
 
 
 def _is_busy(error: OperationalError) -> bool:
-    return "database is locked" in str(error.orig)
+    """Another process was in the way, and nothing was stored: it may go better the next time."""
+    return "database is locked" in str(error.orig) or getattr(error.orig, "sqlstate", None) == _DEADLOCK_DETECTED

@@ -29,11 +29,16 @@ class HubError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One field at fault. `field` is its path (`config.meal_g`), `limit` the bound that it broke, if it broke one."""
+    """One field at fault. `field` is its path (`config.meal_g`), `limit` the bound that it broke, if it broke one.
+
+    value: what was to be, in the limit's unit. left_today_g: grams that the feeder may still be fed today.
+    """
 
     field: str
     message: str
     limit: float | None = None
+    value: float | None = None
+    left_today_g: float | None = None
 
 
 class InvalidOrder(HubError):

@@ -1,7 +1,7 @@
 """Feeders: what the hub wants of each, what its desktop reported, and where the two differ."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -79,8 +79,13 @@ def list_feeders(session: Session, site: str, after: str | None, limit: int) -> 
 
 def local_midnight(time_zone: str, now: datetime) -> datetime:
     """When the site's local day began."""
-    local = now.astimezone(ZoneInfo(time_zone))
-    return local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    zone = ZoneInfo(time_zone)
+    return midnight_of(now.astimezone(zone).date(), zone)
+
+
+def midnight_of(day: date, zone: ZoneInfo) -> datetime:
+    """When a local day begins; where clocks jump over its midnight, that is the moment in which they jump."""
+    return datetime.combine(day, time(), zone)
 
 
 def grams_today(session: Session, site: Site, feeders: list[str], now: datetime) -> dict[str, float]:
@@ -242,9 +247,9 @@ def add_revision(
 
 @dataclass(frozen=True, slots=True)
 class RevisionPage:
-    """Revisions of a feeder's config, the newest first."""
+    """Revisions of a feeder's config, the newest first, each with the config before it (None for the first one)."""
 
-    items: list[ConfigRevision]
+    items: list[tuple[ConfigRevision, JsonObject | None]]
     next: int | None
 
 
@@ -258,7 +263,17 @@ def list_revisions(session: Session, site: str, feeder: str, before: int | None,
     if before is not None:
         query = query.where(col(ConfigRevision.id) < before)
     rows = list(session.exec(query))
-    return RevisionPage(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+    older: list[JsonObject | None] = [*(row.config for row in rows[1:]), None]
+    items = list(zip(rows[:limit], older, strict=False))
+    return RevisionPage(items, rows[limit - 1].id if len(rows) > limit else None)
+
+
+def get_revision(session: Session, site: str, feeder: str, revision: int) -> ConfigRevision:
+    """Raises NotFound."""
+    row = session.get(ConfigRevision, revision)
+    if row is None or (row.site_id, row.feeder_id) != (site, feeder):
+        raise NotFound(f"Feeder {feeder} of site {site} has no revision {revision}.")
+    return row
 
 
 def list_events(session: Session, site: str, feeder: str, before: str | None, limit: int) -> list[FeederEvent]:

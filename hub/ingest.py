@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final, TypeVar
 
-import structlog
 from prometheus_client import Counter
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
@@ -30,6 +29,7 @@ from hub.protocol.link import Message
 from hub.protocol.messages import Event, Heartbeat, Offline, Reply, State
 from hub.protocol.times import rfc3339, utc_now
 from hub.protocol.topics import Address, Kind, Topics
+from hub.quiet_log import QuietLines
 from hub.rejects import Rejects
 from hub.sites import get_site
 from hub.store import StoreUnreachable
@@ -39,7 +39,6 @@ from hub.tasks import Tasks
 RETRY_PAUSE_S: Final = 0.25
 
 MESSAGES = Counter("feeder_hub_messages_total", "MQTT messages taken in, by kind.", ["kind"])
-log = structlog.get_logger()
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
@@ -77,6 +76,7 @@ class Ingest:
         self._commands = commands
         self._conversation = conversation
         self._rejects = rejects
+        self._lines = rejects.lines
         self._topics = topics
         self._tasks = tasks
         self._take: dict[Kind, Callable[[Address, Message], Awaitable[None]]] = {
@@ -107,8 +107,8 @@ class Ingest:
             await self._rejects.record(address.site, error.reason, str(error), message.topic, message.payload)
         except NotFound as error:
             await self._rejects.record(address.site, "unknown", str(error), message.topic, message.payload)
-        except Exception as error:
-            log.exception("message could not be taken in", topic=message.topic)
+        except Exception as error:  # noqa: BLE001 - it is logged, kept for people, and costs this message only
+            self._lines.warning("message could not be taken in", repr(error), topic=message.topic, exc_info=error)
             await self._rejects.record(address.site, "internal", repr(error), message.topic, message.payload)
         finally:
             MESSAGES.labels(address.kind).inc()
@@ -155,7 +155,7 @@ class Ingest:
                 return await step()
             except (StoreUnreachable, OperationalError, InterfaceError) as error:
                 if not waits:
-                    log.warning("message waits: its store is away", topic=message.topic, reason=str(error))
+                    self._lines.warning("message waits: its store is away", message.topic, reason=str(error))
                 waits = True
                 await asyncio.sleep(RETRY_PAUSE_S)
 
@@ -169,10 +169,10 @@ class Ingest:
         began, two_desktops = await self._database.write(work)
         if not began:
             return
-        log.info("desktop is alive", site=site, session=session_id)
+        self._lines.info("desktop is alive", site, site=site, session=session_id)
         self._stream.publish("liveness", site, {"alive": True, "session": session_id, "since": rfc3339(now)})
         if two_desktops:
-            log.warning("two desktops of one site knock each other out", site=site)
+            self._lines.warning("two desktops of one site knock each other out", site, site=site)
             self._stream.publish("two-desktops", site, {"at": rfc3339(now)})
 
     async def _take_offline(self, site: str, said: Offline, message: Message) -> None:
@@ -181,7 +181,7 @@ class Ingest:
         by = "shutdown" if said.reason == "shutdown" else "will"
         if ended:
             await self._insist(
-                message, lambda: announce_end(self._database, self._stream, site, said.session, by, None)
+                message, lambda: announce_end(self._database, self._stream, self._lines, site, said.session, by, None)
             )
 
     async def _take_state(self, address: Address, message: Message) -> None:
@@ -221,13 +221,19 @@ class Ingest:
 
 
 async def announce_end(
-    database: Database, stream: LiveStream, site: str, session_id: str, by: str, last_seen_at: datetime | None
+    database: Database,
+    stream: LiveStream,
+    lines: QuietLines,
+    site: str,
+    session_id: str,
+    by: str,
+    last_seen_at: datetime | None,
 ) -> None:
     """A session has ended: once in the history and once on the live stream, whoever notices it and how often."""
     now = utc_now()
     finished = await database.write(lambda session: presence.finish(session, site, session_id, now, by, last_seen_at))
     if finished:
-        log.info("desktop is not alive", site=site, session=session_id, by=by)
+        lines.info("desktop is not alive", site, site=site, session=session_id, by=by)
         stream.publish("liveness", site, {"alive": False, "session": session_id, "ended_by": by, "at": rfc3339(now)})
 
 

@@ -99,6 +99,14 @@ class Command(SQLModel, table=True):
             postgresql_where=text("settled_at IS NULL"),
         ),
         Index(
+            "ix_command_dose",
+            "site_id",
+            "feeder_id",
+            "created_at",
+            sqlite_where=text("name = 'feed'"),
+            postgresql_where=text("name = 'feed'"),
+        ),
+        Index(
             "ix_command_unresolved",
             "site_id",
             sqlite_where=text("state = 'unresolved' AND closed_at IS NULL"),
@@ -165,7 +173,11 @@ class ConfigRevision(SQLModel, table=True):
     """A config that a feeder was ordered to take (its outcome is the command's), or (origin `local`) took there."""
 
     __tablename__ = "config_revision"
-    __table_args__ = (_of_feeder(), Index("ix_config_revision_feeder", "site_id", "feeder_id", "id"))
+    __table_args__ = (
+        _of_feeder(),
+        Index("ix_config_revision_feeder", "site_id", "feeder_id", "id"),
+        Index("ix_config_revision_at", "at"),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     site_id: str = Field(max_length=63)
@@ -205,6 +217,7 @@ class Presence(SQLModel, table=True):
 
     __table_args__ = (
         Index("ix_presence_site", "site_id", "id"),
+        Index("ix_presence_ended_at", "ended_at"),
         Index(
             "uq_presence_open",
             "site_id",
@@ -250,6 +263,8 @@ COMMAND: Final = SQLModel.metadata.tables["command"]
 COMMAND_STEP: Final = SQLModel.metadata.tables["command_step"]
 CONFIG_REVISION: Final = SQLModel.metadata.tables["config_revision"]
 FEEDER_EVENT: Final = SQLModel.metadata.tables["feeder_event"]
+IDEMPOTENCY_KEY: Final = SQLModel.metadata.tables["idempotency_key"]
+PRESENCE: Final = SQLModel.metadata.tables["presence"]
 
 FeederRow = Feeder | Row[Any]
 """A feeder as an object, or as a row of FEEDER: the same names either way."""

@@ -31,11 +31,13 @@ from hub.models import (
     Site,
 )
 from hub.protocol import messages
-from hub.protocol.codes import Code
 from hub.protocol.messages import ARGUMENTS, FEEDER_COMMANDS, FeederConfig
 from hub.protocol.topics import Topics
+from hub.safety import check_dose
 from hub.sites import get_site
 
+SUPERSEDED: Final = "superseded"
+"""The code of a change that waited and whose place a newer one took; no desktop's, as none ever saw it."""
 REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
 
 
@@ -119,7 +121,7 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
     if order.feeder is None:
         ready = _for_site(session, order, to, command_id, now)
     else:
-        ready = _for_feeder(session, order, order.feeder)
+        ready = _for_feeder(session, order, order.feeder, now)
     waits = ready.config is not None and (to is None or ready.in_flight_id is not None)
     superseded = None if ready.waiting_id is None else _supersede(session, ready.waiting_id, command_id, now)
     may_take_s = desk.timeout_s
@@ -173,9 +175,7 @@ def _supersede(session: Session, waiting_id: str, by_id: str, now: datetime) -> 
     """End a change that waits; None if it does not any more."""
     detail = f"A newer change of this feeder took its place: command {by_id}."
     cause = f"replaced by {by_id}"
-    return settlement.advance(
-        session, waiting_id, CommandState.SUPERSEDED, cause, now, code=Code.SUPERSEDED, detail=detail
-    )
+    return settlement.advance(session, waiting_id, CommandState.SUPERSEDED, cause, now, code=SUPERSEDED, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +195,13 @@ class _Ready:
 
 _INSERT_COMMAND: Final = insert(COMMAND)
 _INSERT_STEP: Final = insert(COMMAND_STEP)
+# Nobody stops the site before the order is committed, and who waits here for a stop sees its latch. Orders do not wait
+# for each other's lock of the site, only for those of the same feeder.
 _TARGET: Final = (
     sa_select(FEEDER, SITE.c.time_zone, SITE.c.stop_epoch, SITE.c.stopped_at)
     .join(SITE, SITE.c.id == FEEDER.c.site_id)
     .where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
-    .with_for_update(of=FEEDER)
+    .suffix_with("FOR SHARE OF site FOR UPDATE OF feeder", dialect="postgresql")
 )
 _GIVE_OUT: Final = (
     update(FEEDER)
@@ -214,7 +216,7 @@ _GIVE_OUT: Final = (
 )
 
 
-def _for_feeder(session: Session, order: Order, feeder: str) -> _Ready:
+def _for_feeder(session: Session, order: Order, feeder: str, now: datetime) -> _Ready:
     target = session.connection().execute(_TARGET, {"site": order.site, "feeder": feeder}).first()
     if target is None:
         check_target(session, order)
@@ -239,8 +241,10 @@ def _for_feeder(session: Session, order: Order, feeder: str) -> _Ready:
             waiting_id=None if pending_id == in_flight_id else pending_id,
         )
     args = check_arguments(order.name, order.args)
-    duration = dose_duration(args["grams"], target) if order.name == "feed" else timedelta()
-    return _Ready(args, target.stop_epoch, duration)
+    if order.name != "feed":
+        return _Ready(args, target.stop_epoch)
+    check_dose(session, order.site, feeder, args["grams"], target, now)
+    return _Ready(args, target.stop_epoch, dose_duration(args["grams"], target))
 
 
 def _for_site(session: Session, order: Order, to: AliveSession | None, command_id: str, now: datetime) -> _Ready:

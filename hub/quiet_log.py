@@ -9,12 +9,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
+
+import structlog
 
 FIRST_FEW: Final = 5
 MAX_KINDS: Final = 100
 ROUND_S: Final = 60.0
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 
@@ -89,3 +92,34 @@ class QuietLog(Generic[T]):
     def _tell_untold(self) -> None:
         for event, times in self._sieve.next_round():
             self._tell(event, times)
+
+
+class QuietLines:
+    """`async with QuietLines() as lines`: lines of the log of which a flood may cause any number.
+
+    Their kind is what they say, and of whom; a line of a round's sum has `times`.
+    """
+
+    def __init__(self) -> None:
+        self._log: QuietLog[tuple[str, str, dict[str, Any]]] = QuietLog(self._tell)
+
+    async def __aenter__(self) -> Self:
+        await self._log.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._log.__aexit__(kind, error, trace)
+
+    def info(self, what: str, of: str, **facts: Any) -> None:
+        self._log.record(what, of, ("info", what, facts))
+
+    def warning(self, what: str, of: str, **facts: Any) -> None:
+        self._log.record(what, of, ("warning", what, facts))
+
+    @staticmethod
+    def _tell(line: tuple[str, str, dict[str, Any]], times: int) -> None:
+        level, what, facts = line
+        more = {"times": times} if times > 1 else {}
+        getattr(log, level)(what, **facts, **more)

@@ -4,16 +4,14 @@ So the person who writes a desktop sees what is wrong with it.
 """
 
 import json
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
-import structlog
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from hub.models import JsonObject
 from hub.protocol.times import rfc3339, utc_now
-from hub.quiet_log import QuietLog
+from hub.quiet_log import QuietLines
 from hub.store import Store, StoreUnreachable
 
 KEPT_PER_SITE: Final = 20
@@ -22,39 +20,20 @@ _EXCERPT_BYTES: Final = 200
 _EXCERPT_CHARS: Final = 200
 
 REJECTED = Counter("feeder_hub_rejected_messages_total", "MQTT messages that changed nothing, by reason.", ["reason"])
-log = structlog.get_logger()
-
-
-class _Told(NamedTuple):
-    """A line for the log, of what may come a thousand times a second."""
-
-    what: str
-    site: str
-    reason: str
-    detail: str
-    topic: str
 
 
 class Rejects:
-    """The last refused messages of each site, in Redis, from `async with` to its end."""
+    """The last refused messages of each site, in Redis. `lines`: where they are told."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, lines: QuietLines) -> None:
         self._store = store
-        self._log = QuietLog(_tell)
-
-    async def __aenter__(self) -> Self:
-        await self._log.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._log.__aexit__(kind, error, trace)
+        self.lines = lines
 
     async def record(self, site: str, reason: str, detail: str, topic: str, payload: bytes = b"") -> None:
         """Count, log and keep a message. `reason` is one of a few words; `detail` is for the person who reads it."""
         REJECTED.labels(reason).inc()
-        self._log.record(reason, site, _Told("mqtt message rejected", site, reason, detail, topic))
+        facts = {"site": site, "reason": reason, "detail": detail, "topic": excerpt(topic)}
+        self.lines.warning("mqtt message rejected", f"{site} {reason}", **facts)
         await self.keep(site, reason, detail, topic, payload)
 
     async def keep(self, site: str, reason: str, detail: str, topic: str, payload: bytes = b"") -> None:
@@ -75,7 +54,7 @@ class Rejects:
         try:
             await self._store.calls(*commands)
         except (StoreUnreachable, RedisError) as error:
-            self._log.record("not-kept", site, _Told("rejected message not kept", site, reason, str(error), topic))
+            self.lines.warning("rejected message not kept", site, site=site, reason=str(error))
 
     async def forget(self, site: str) -> None:
         """Drop what was kept of a site that is deleted."""
@@ -84,12 +63,6 @@ class Rejects:
     async def last(self, site: str) -> list[JsonObject]:
         """The newest first. Raises StoreUnreachable."""
         return [json.loads(entry) for entry in await self._store.call("LRANGE", _key(site), 0, -1)]
-
-
-def _tell(told: _Told, times: int) -> None:
-    log.warning(
-        told.what, site=told.site, reason=told.reason, detail=told.detail, topic=excerpt(told.topic), times=times
-    )
 
 
 def excerpt(text: str) -> str:

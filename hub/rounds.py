@@ -15,6 +15,7 @@ from hub.errors import Unavailable
 from hub.ingest import announce_end
 from hub.liveness import LivenessKeys
 from hub.protocol.times import utc_now
+from hub.quiet_log import QuietLines
 from hub.stream import LiveStream
 
 ROUND_EVERY_S: Final = 0.5
@@ -32,12 +33,14 @@ class Rounds:
         stream: LiveStream,
         commands: Commands,
         conversation: Conversation,
+        lines: QuietLines,
     ) -> None:
         self._database = database
         self._liveness = liveness
         self._stream = stream
         self._commands = commands
         self._conversation = conversation
+        self._lines = lines
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -66,7 +69,9 @@ class Rounds:
         spans = await self._database.read(presence.open_spans)
         for (site, session_id), live in zip(spans, await self._liveness.read([site for site, _ in spans]), strict=True):
             if live.alive is False:
-                await announce_end(self._database, self._stream, site, session_id, "expired", live.last_seen_at)
+                await announce_end(
+                    self._database, self._stream, self._lines, site, session_id, "expired", live.last_seen_at
+                )
                 self._conversation.dismiss(site, session_id)
 
     async def _settle_overdue(self) -> None:

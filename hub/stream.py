@@ -10,12 +10,13 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Final, Self
 
-import structlog
 from redis.exceptions import RedisError
 
 from hub.models import JsonObject
+from hub.quiet_log import QuietLines
 from hub.store import Store
 
 STREAM_KEY: Final = "{fh}:stream"
@@ -23,8 +24,6 @@ LISTENER_BACKLOG: Final = 1000
 _READ_BLOCK_MS: Final = 1000
 _READ_COUNT: Final = 500
 _PAUSE_AFTER_FAULT_S: Final = 0.5
-
-log = structlog.get_logger()
 
 
 class StreamEnded(Exception):
@@ -62,14 +61,19 @@ class LiveStream:
         self._store = store
         self._keep_events = keep_events
         self._listeners: set[_Listener] = set()
+        self._lines = QuietLines()
         self._reader: asyncio.Task[None] | None = None
         self._reading = False
 
     async def __aenter__(self) -> Self:
+        await self._lines.__aenter__()
         self._reader = asyncio.create_task(self._read(), name="live-stream")
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._lines.__aexit__(kind, error, trace)
         self.end_listeners()
         # redis-py now and then loses a cancellation in the middle of a blocking read.
         while self._reader is not None and not self._reader.done():
@@ -87,7 +91,11 @@ class LiveStream:
             *("XADD", STREAM_KEY, "MAXLEN", "~", self._keep_events, "*"),
             *("kind", kind, "site", site, "data", json.dumps(data, separators=(",", ":"))),
         )
-        told.add_done_callback(functools.partial(_log_loss, kind, site))
+        told.add_done_callback(functools.partial(self._log_loss, kind, site))
+
+    def _log_loss(self, kind: str, site: str, told: asyncio.Future[Any]) -> None:
+        if not told.cancelled() and (error := told.exception()) is not None:
+            self._lines.warning("live stream entry lost", site, kind=kind, site=site, reason=str(error))
 
     async def follow(self, after: str | None = None) -> AsyncGenerator[Entry, None]:
         """Entries as they come; first those after the given id that are still kept.
@@ -161,11 +169,6 @@ class LiveStream:
         self._listeners.discard(listener)
         listener.ended = True
         listener.arrived.set()
-
-
-def _log_loss(kind: str, site: str, told: asyncio.Future[Any]) -> None:
-    if not told.cancelled() and (error := told.exception()) is not None:
-        log.warning("live stream entry lost", kind=kind, site=site, reason=str(error))
 
 
 def is_entry_id(text: str) -> bool:

@@ -30,6 +30,11 @@ _WAITING: Final = (
     .order_by(COMMAND.c.id)
 )
 
+_STOP: Final = (
+    sa_select(SITE.c.stop_epoch, SITE.c.stopped_at).where(SITE.c.id == bindparam("site")).with_for_update(read=True)
+)
+"""As in orders: a stop waits until what is sent here is committed, and what comes after the stop sees its latch."""
+
 
 def sites_with_waiting(session: Session) -> list[str]:
     query = select(Command.site_id).where(col(Command.settled_at).is_(None), Command.state == CommandState.PENDING)
@@ -38,9 +43,7 @@ def sites_with_waiting(session: Session) -> list[str]:
 
 def send_waiting(session: Session, site: str, to: AliveSession, desk: Desk, now: datetime) -> list[Command]:
     """The site's changes that wait for nothing any more, as they are sent now; to be published once committed."""
-    stop = (
-        session.connection().execute(sa_select(SITE.c.stop_epoch, SITE.c.stopped_at).where(SITE.c.id == site)).first()
-    )
+    stop = session.connection().execute(_STOP, {"site": site}).first()
     if stop is None or stop.stopped_at is not None:
         return []
     sent = [

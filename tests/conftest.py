@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,8 +19,10 @@ def needs_program() -> Callable[[str], str]:
     """`needs_program("mosquitto")` is the program's path; without it the test is skipped, loudly."""
 
     def find(program: str) -> str:
-        # Debian keeps servers in /usr/sbin, which is not on everybody's path.
-        path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
+        # Debian keeps servers in /usr/sbin, which is not on everybody's path, and PostgreSQL's by version.
+        by_version = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+        places = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", *by_version]
+        path = shutil.which(program, path=os.pathsep.join(places))
         if path is None:
             pytest.skip(f"NOT TESTED: {program} is not installed; `make programs` installs it or says how")
         return path

@@ -98,20 +98,6 @@ async def beside_idle(work_dir: Path, count: int) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def request_over_mosquitto(work_dir: Path, server: Server) -> AsyncIterator[Case]:
-    """Raw MQTT: an order and its reply, generator and desktop each a process of their own."""
-    async with (
-        Child.started("mosquitto_echo", module("changes.echo_desktop"), work_dir) as echo,
-        Child.started("mosquitto_load", module("changes.mqtt_load"), work_dir) as load,
-    ):
-        access = {"port": server.port, "secret": "unread"}
-        await echo.say(**access)
-        await echo.hear(READY_WITHIN_S)
-        await load.say(**access)
-        yield Case(MOSQUITTO, server.process, load)
-
-
-@asynccontextmanager
 async def request_from_hub_place(work_dir: Path) -> AsyncIterator[Case]:
     """The same from the hub's place inside the embedded broker; the desktop is a process of its own."""
     secret = secrets.token_urlsafe(32)

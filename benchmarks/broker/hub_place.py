@@ -12,9 +12,9 @@ from pathlib import Path
 
 import uvloop
 
+from benchmarks.broker.embedded import embedded_broker
 from benchmarks.changes.change import ChangeOrder
 from benchmarks.changes.mqtt_load import HUB, REPLY_TO, Exchange
-from benchmarks.changes.raw_broker import embedded_broker
 from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured, Tally
 from broker.server import EmbeddedBroker
 from hub.protocol.link import Message

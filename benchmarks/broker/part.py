@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +15,11 @@ from benchmarks.broker.cases import (
     beside_idle,
     connections,
     request_from_hub_place,
-    request_over_mosquitto,
 )
 from benchmarks.broker.certificate import Certificate, make_certificate
 from benchmarks.broker.flow import FlowOrder
 from benchmarks.broker.targets import CONNECTIONS, FLOWS, REQUESTS
+from benchmarks.changes.cases import raw_mqtt
 from benchmarks.changes.change import ChangeOrder
 from benchmarks.processes import Child, module
 from benchmarks.rounds import Case, Round, Step
@@ -39,14 +40,15 @@ async def steps(work_dir: Path, seconds: float, clients: int) -> AsyncIterator[l
         bare_broker(work_dir) as ours,
         beside_idle(work_dir, clients) as ours_beside_idle,
         Child.started("flow", module("broker.flow"), work_dir) as flow,
-        request_over_mosquitto(work_dir, theirs) as raw,
+        raw_mqtt(work_dir) as raw,
         request_from_hub_place(work_dir) as from_hub,
     ):
         brokers = ((MOSQUITTO, theirs), (OURS, ours), (BESIDE_IDLE, ours_beside_idle))
         yield [
             *(_flow(title, server, flow, qos, seconds) for qos in range(len(FLOWS)) for title, server in brokers),
             *(_connections(door, clients, work_dir, certificate) for door in DOORS),
-            *(_requests(case, seconds) for case in (raw, from_hub)),
+            _requests(raw, MOSQUITTO, seconds),
+            _requests(from_hub, OURS, seconds),
         ]
 
 
@@ -66,8 +68,10 @@ def _connections(door: Door, clients: int, work_dir: Path, certificate: Certific
     return Step(CONNECTIONS, door.case, _CONNECTIONS_LAST_S, run, warms_up=False)
 
 
-def _requests(case: Case, seconds: float) -> Step:
+def _requests(case: Case, title: str, seconds: float) -> Step:
+    case = replace(case, title=title)
+
     async def run(number: int, seconds: float) -> Round:
         return await case.measure(number, REQUESTS, ChangeOrder(_CONCURRENCY, _FEEDERS, seconds))
 
-    return Step(REQUESTS, case.title, seconds, run)
+    return Step(REQUESTS, title, seconds, run)

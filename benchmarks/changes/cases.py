@@ -3,20 +3,28 @@
 import asyncio
 import json
 import re
-import secrets
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks.changes.change import SITE
+from benchmarks.mqtt import HOST
 from benchmarks.processes import ROOT, Child, ChildFailed, module, output_of
 from benchmarks.rounds import Case
+from benchmarks.servers import READY_WITHIN_S, mosquitto, redis_server
 
-READY_WITHIN_S: Final = 20.0
 _PAUSE_S: Final = 0.02
+
+
+BARE: Final = "bare PUT"
+RAW: Final = "raw MQTT"
+PRODUCT: Final = "PUT config"
+EXTERNAL: Final = f"{PRODUCT}, external parts"
+REFUSED: Final = f"{PRODUCT}, refused"
 
 
 @asynccontextmanager
@@ -28,46 +36,86 @@ async def bare_http(work_dir: Path) -> AsyncIterator[Case]:
     ):
         port = (await server.hear(READY_WITHIN_S))["port"]
         await load.say(port=port, token="unread")
-        yield Case("bare PUT", server, load)
+        yield Case(BARE, server, load)
 
 
 @asynccontextmanager
 async def raw_mqtt(work_dir: Path) -> AsyncIterator[Case]:
-    """A command and its reply over the embedded broker alone: what MQTT costs by itself."""
-    secret = secrets.token_urlsafe(32)
+    """A command and its reply over mosquitto alone, generator and desktop each a process: what MQTT costs by itself."""
     async with (
-        Child.started("raw_broker", module("changes.raw_broker"), work_dir) as broker,
-        Child.started("raw_echo", module("changes.echo_desktop"), work_dir) as echo,
-        Child.started("raw_load", module("changes.mqtt_load"), work_dir) as load,
+        mosquitto(work_dir) as server,
+        Child.started("mosquitto_echo", module("changes.echo_desktop"), work_dir) as echo,
+        Child.started("mosquitto_load", module("changes.mqtt_load"), work_dir) as load,
     ):
-        await broker.say(secret=secret)
-        port = (await broker.hear(READY_WITHIN_S))["port"]
-        await echo.say(port=port, secret=secret)
+        access = {"port": server.port, "secret": "unread"}
+        await echo.say(**access)
         await echo.hear(READY_WITHIN_S)
-        await load.say(port=port, secret=secret)
-        yield Case("raw MQTT", broker, load)
+        await load.say(**access)
+        yield Case(RAW, server.process, load)
 
 
 @asynccontextmanager
 async def product(work_dir: Path, feeders: int) -> AsyncIterator[Case]:
     """The hub as it comes: embedded broker, Valkey, SQLite on disk; one site, its desktop alive."""
-    data_dir = work_dir / "data"
+    async with _hub(work_dir, "embedded", feeders) as hub:
+        yield await hub.case(PRODUCT)
+
+
+@asynccontextmanager
+async def external(work_dir: Path, feeders: int) -> AsyncIterator[Case]:
+    """The hub with an external broker (mosquitto) and an external Redis; SQLite on disk."""
+    async with (
+        mosquitto(work_dir) as broker,
+        redis_server(work_dir) as redis_url,
+        _hub(
+            work_dir, "external", feeders, mqtt_port=broker.port, mqtt__url=f"mqtt://{HOST}:{broker.port}",
+            redis__url=redis_url,
+        ) as hub,
+    ):  # fmt: skip
+        yield await hub.case(EXTERNAL)
+
+
+@asynccontextmanager
+async def refused(work_dir: Path, feeders: int) -> AsyncIterator[Case]:
+    """The hub as it comes, and a site whose desktop is not alive: every change is refused at once."""
+    async with _hub(work_dir, "refusing", feeders, alive=False) as hub:
+        yield await hub.case(REFUSED, status=409)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hub:
+    process: Child
+    load: Child
+    http_port: int
+    token: str
+
+    async def case(self, title: str, status: int = 200) -> Case:
+        await self.load.say(port=self.http_port, token=self.token, status=status)
+        return Case(title, self.process, self.load)
+
+
+@asynccontextmanager
+async def _hub(
+    work_dir: Path, name: str, feeders: int, *, alive: bool = True, mqtt_port: int | None = None, **settings: object
+) -> AsyncIterator[_Hub]:
+    """A hub with one site. mqtt_port: of its broker, if that is an external one."""
+    data_dir = work_dir / f"data-{name}"
     feeder_hub = [sys.executable, str(ROOT / "main.py")]
     site = await output_of(
         [*feeder_hub, "site", "add", SITE, "--feeders", str(feeders), "--json", "--data-dir", str(data_dir)]
     )
     serve = [*feeder_hub, "serve", "--data-dir", str(data_dir), "--http-port", "0", "--mqtt-port", "0"]
     async with (
-        Child.started("hub", serve, work_dir) as hub,
-        Child.started("hub_echo", module("changes.echo_desktop"), work_dir) as echo,
-        Child.started("hub_load", module("changes.http_load"), work_dir) as load,
+        Child.started(f"hub_{name}", serve, work_dir, settings) as hub,
+        Child.started(f"echo_{name}", module("changes.echo_desktop"), work_dir) as echo,
+        Child.started(f"load_{name}", module("changes.http_load"), work_dir) as load,
     ):
-        http_port, mqtt_port, token = await _greeting_of(hub)
-        await echo.say(port=mqtt_port, secret=site["mqtt"]["secret"])
-        await echo.hear(READY_WITHIN_S)
-        await _until_alive(http_port, token)
-        await load.say(port=http_port, token=token)
-        yield Case("PUT config", hub, load)
+        http_port, own_mqtt_port, token = await _greeting_of(hub)
+        if alive:
+            await echo.say(port=mqtt_port or own_mqtt_port, secret=site["mqtt"]["secret"])
+            await echo.hear(READY_WITHIN_S)
+            await _until_alive(http_port, token)
+        yield _Hub(hub, load, http_port, token)
 
 
 async def _greeting_of(hub: Child) -> tuple[int, int, str]:

@@ -1,6 +1,7 @@
 """The HTTP load generator: `PUT config` on kept-alive connections, one request at a time on each.
 
-The first line on stdin is {"port", "token"}; then `ChangeOrder`s (see load.py).
+The first line on stdin is {"port", "token", "status"}, the last one of what an answer must have; then `ChangeOrder`s
+(see load.py).
 """
 
 import asyncio
@@ -38,10 +39,11 @@ def heads(port: int, token: str, feeders: int) -> list[bytes]:
 class Worker(asyncio.Protocol):
     """One connection: a request, its answer, the next request. `done` is set when nothing more will come."""
 
-    def __init__(self, tally: Tally, heads: list[bytes], orders: Iterator[tuple[int, int]]) -> None:
+    def __init__(self, tally: Tally, heads: list[bytes], status: int, orders: Iterator[tuple[int, int]]) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tally = tally
         self._heads = heads
+        self._status = status
         self._orders = orders
         self._parser = httptools.HttpResponseParser(self)
         self._body = b""
@@ -70,7 +72,7 @@ class Worker(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._tally.answered(self._sent_at_s)
         status = self._parser.get_status_code()
-        if status != _OK or not is_confirmed(self._meal_g, self._body):
+        if status != self._status or (status == _OK and not is_confirmed(self._meal_g, self._body)):
             self._tally.failed(f"{status} {self._body[:300].decode(errors='replace')}")
         self.send_next()
 
@@ -80,14 +82,14 @@ class Worker(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def measure(order: ChangeOrder, *, port: int, token: str) -> Measured:
+async def measure(order: ChangeOrder, *, port: int, token: str, status: int = _OK) -> Measured:
     loop = asyncio.get_running_loop()
     ready = heads(port, token, order.feeders)
     tally = Tally(order.seconds)
     workers = []
     for n in range(order.concurrency):
         orders = changes(n, order.concurrency, order.feeders)
-        _, worker = await loop.create_connection(partial(Worker, tally, ready, orders), HOST, port)
+        _, worker = await loop.create_connection(partial(Worker, tally, ready, status, orders), HOST, port)
         workers.append(worker)
     tally.begin()
     for worker in workers:

@@ -28,7 +28,6 @@ class Code(StrEnum):
     PLC_LOST = "plc_lost"
     READ_BACK_DIFFERS = "read_back_differs"
     INTERRUPTED = "interrupted"
-    SUPERSEDED = "superseded"
 
 
 MEANING: Final = {
@@ -39,7 +38,7 @@ MEANING: Final = {
     Code.STALE: "the config was changed on the farm meanwhile; the reply has the config as it is",
     Code.STOPPED: "the emergency stop is latched",
     Code.NOT_REMOTE: "the feeder's switch is not on remote",
-    Code.LIMIT: "a number breaks its limit, or the daily limit would be passed",
+    Code.LIMIT: "a number breaks its limit, the daily limit would be passed, or the last dose is too short a time ago",
     Code.BAD_ARGS: "the arguments are not what this command takes",
     Code.UNKNOWN_COMMAND: "the contract has no such command on this topic",
     Code.UNKNOWN_FEEDER: "the site has no such feeder",
@@ -53,6 +52,5 @@ MEANING: Final = {
     Code.PLC_LOST: "the desktop does not reach the PLC",
     Code.READ_BACK_DIFFERS: "the PLC holds another value than was written; the old config was put back",
     Code.INTERRUPTED: "the desktop stopped in the middle of it; it may have acted",
-    Code.SUPERSEDED: "it waited at the hub, and a newer change took its place; it was never sent",
 }
 """What each code means: a reply's `detail` when there is nothing more exact to say."""

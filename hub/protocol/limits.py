@@ -33,6 +33,7 @@ LIMITS: Final = {
         Limit("feed_rate_g_per_s", "g/s", 0.1, 500, 0.001, "grams that the auger moves in a second"),
         Limit("silo_low_g", "g", 0, 10_000_000, 1, "the silo counts as low below this many grams"),
         Limit("grams", "g", 1, 20_000, 0.01, "grams fed by one dose"),
+        Limit("dose_pause_s", "s", 10, 86_400, 0, "seconds from the start of one dose to the start of the next"),
     )
 }
 

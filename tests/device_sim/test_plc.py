@@ -201,3 +201,15 @@ def test_mass_is_conserved_whatever_is_done(acts: list[tuple[str, float]], silo_
     running_g = one.registers.feeding.dispensed_g if one.registers.feeding else 0
     assert one.registers.silo_g + one.registers.dispensed_total_g == pytest.approx(filled_g, abs=1e-6)
     assert told_g + running_g == pytest.approx(one.registers.dispensed_total_g, abs=0.1)
+
+
+def test_between_the_starts_of_two_doses_there_is_a_pause() -> None:
+    one = feeder()
+    one.start_dose(10, "first")
+    begun = one.registers.clock
+    one.advance(begun + timedelta(seconds=9.9))
+    with pytest.raises(Interlocked) as refused:
+        one.start_dose(10, "second")
+    assert refused.value.code == "limit"
+    one.advance(begun + timedelta(seconds=10))
+    one.start_dose(10, "second")

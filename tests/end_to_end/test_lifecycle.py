@@ -65,6 +65,13 @@ def test_a_sigterm_amid_a_change_keeps_its_row_and_ends_in_time(start_farm: Star
     assert site.command(command)["state"] == "sent"
 
 
+def test_a_terminal_that_is_closed_ends_the_hub_cleanly(demo: HubProcess) -> None:
+    children = children_of(demo.child.pid)
+    ended = demo.child.stop(signal.SIGHUP)
+    assert (ended.code, ended.after_s < STOPS_WITHIN_S) == (0, True)
+    assert not [line for pid, line in children.items() if is_running(pid)]
+
+
 def test_a_killed_hub_leaves_no_orphan_and_the_next_goes_on_with_its_data(demo: HubProcess) -> None:
     children = children_of(demo.child.pid)
     assert len(children) == 2, children
@@ -100,6 +107,22 @@ def test_a_taken_port_is_told_with_its_setting(tmp_path: Path, taken: int, flag:
     for name in (*names, str(taken)):
         assert name in done.stderr
     assert "Feeder Hub" not in done.stdout, "no token is shown that nobody can use"
+
+
+@pytest.mark.parametrize(
+    ("given", "setting"),
+    [({"mqtt__host": "192.0.2.1"}, "mqtt.host"), ({"mqtt__ws_port": "taken"}, "mqtt.ws_port")],
+)
+def test_an_address_that_cannot_be_listened_on_is_told_with_what_is_wrong_about_it(
+    tmp_path: Path, taken: int, given: dict[str, str], setting: str
+) -> None:
+    given = {name: value.replace("taken", str(taken)) for name, value in given.items()}
+    ports = ("--http-port", "0", "--mqtt-port", "0")
+    done = feeder_hub("serve", "--data-dir", tmp_path / "data", *ports, **given)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("MQTT cannot listen on ")
+    assert setting in done.stderr
+    assert "Errno" not in done.stderr
 
 
 def test_a_misspelt_setting_is_told_with_the_nearest_right_one(tmp_path: Path) -> None:

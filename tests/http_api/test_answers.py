@@ -54,6 +54,19 @@ def in_flight(scene: Scene) -> None:
     scene.look_away()
 
 
+def config_is(**changed: Any) -> Given:
+    def given(scene: Scene) -> None:
+        assert scene.site.put_config(**changed).status_code == 200
+        scene.look_away()
+
+    return given
+
+
+def fed_just_now(scene: Scene) -> None:
+    assert scene.site.feed("f1", 10, "just-now").status_code == 200
+    scene.look_away()
+
+
 def put(feeder: str = "f1", headers: dict[str, str] | None = None, **changed: Any) -> Request:
     return lambda scene: scene.site.put_config(feeder, headers=headers, **changed)
 
@@ -110,6 +123,13 @@ class Row:
     headers: tuple[str, ...] = ()
 
 
+DAILY_LIMIT_FAULT = {
+    "field": "args.grams",
+    "message": "101 g are more than is left of today's 100 g: 100 g",
+    "limit": 100.0,
+    "value": 101.0,
+    "left_today_g": 100.0,
+}
 ASYNC = {"Prefer": "respond-async"}
 SET = ["set_config"]
 ROWS = (
@@ -147,6 +167,15 @@ ROWS = (
     Row("over a limit", alive, put(meal_g=20_001), 422, "invalid"),
     Row("patched over a limit", alive, patch(interval_s=59), 422, "invalid"),
     Row("dose over its limit", alive, feed(20_001), 422, "invalid"),
+    Row(
+        "dose over what is left today",
+        config_is(daily_limit_g=100.0, meal_g=50.0),
+        feed(101),
+        422,
+        "invalid",
+        tells={"faults": [DAILY_LIMIT_FAULT]},
+    ),
+    Row("dose too soon after another", fed_just_now, feed(10), 422, "invalid"),
     Row("dose of a wrong type", alive, feed("10"), 422, "invalid"),
     Row("two fields that do not fit together", alive, put(meal_g=500, daily_limit_g=400), 422, "invalid"),
     Row(

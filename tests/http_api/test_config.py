@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from ulid import ULID
 
-from tests.end_to_end.desktop import CONFIG, applied, rejected, silent
+from tests.end_to_end.desktop import CONFIG, applied, now, rejected, silent
 from tests.end_to_end.hub_process import until
 from tests.http_api.conftest import Scene, faulty_fields, problem
 
@@ -183,3 +184,55 @@ def test_a_feeder_whose_config_nobody_knows_takes_a_put_and_no_patch(scene: Scen
     assert desktop.orders == []
     assert site.put_config().status_code == 200
     assert site.api.get(path).status_code == 200
+
+
+# --- revisions ------------------------------------------------------------------------------------------------------
+
+
+def revisions(scene: Scene) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = scene.site.get("/feeders/f1/config/revisions")["items"]
+    return found
+
+
+def test_a_revision_says_who_changed_what_from_what_to_what_and_with_which_outcome(scene: Scene) -> None:
+    scene.site.put_config(meal_g=200)
+    scene.site.put_config(meal_g=210, interval_s=1800)
+    newest, older, *_ = revisions(scene)
+    assert newest["changes"] == {"meal_g": {"before": 200, "after": 210}, "interval_s": {"before": 3600, "after": 1800}}
+    assert (newest["origin"], newest["outcome"]) == ("hub", "applied")
+    assert newest["actor"]
+    assert older["version"] < newest["version"]
+    assert revisions(scene)[-1]["changes"] is None
+
+
+def test_restoring_an_old_revision_is_a_new_change(scene: Scene) -> None:
+    scene.site.put_config(meal_g=200)
+    scene.site.put_config(meal_g=210)
+    old = next(one for one in revisions(scene) if one["config"]["meal_g"] == 200)
+    path = scene.site.path(f"/feeders/f1/config/revisions/{old['revision']}/restore")
+    restored = scene.site.api.post(path)
+    assert (restored.status_code, restored.json()["meal_g"]) == (200, 200)
+    newest = revisions(scene)[0]
+    assert newest["version"] > old["version"]
+    assert newest["changes"] == {"meal_g": {"before": 210, "after": 200}}
+    assert scene.site.get("/feeders/f1/config")["meal_g"] == 200
+
+
+def test_a_revision_of_another_feeder_or_none_is_not_found(scene: Scene) -> None:
+    scene.site.put_config(meal_g=200)
+    number = revisions(scene)[0]["revision"]
+    for path in (f"/feeders/f2/config/revisions/{number}", "/feeders/f1/config/revisions/none"):
+        problem(scene.site.api.post(scene.site.path(f"{path}/restore")), 404, "not-found")
+
+
+def test_a_day_of_a_feeder_is_told_with_its_sums(scene: Scene) -> None:
+    event = {"id": str(ULID()), "seq": 1, "kind": "meal", "at": now(), "planned_g": 250, "dispensed_g": 249.5}
+    scene.desktop.publish("feeders/f1/events", event)
+    path = scene.site.path("/feeders/f1/daily")
+    today = until(lambda: (found := scene.site.api.get(path).json()["items"][-1])["meals"] and found)
+    assert (today["planned_g"], today["dispensed_g"]) == (250, 249.5)
+    assert len(scene.site.api.get(path).json()["items"]) == 30
+    one = scene.site.api.get(f"{path}?from={today['date']}&to={today['date']}").json()["items"]
+    assert one == [today]
+    problem(scene.site.api.get(f"{path}?from=2026-02-30"), 422, "invalid")
+    problem(scene.site.api.get(f"{path}?from=2020-01-01"), 422, "invalid")

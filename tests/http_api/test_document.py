@@ -87,6 +87,8 @@ def test_limits_stand_in_the_schemas(document: dict[str, Any]) -> None:
 def test_every_operation_is_really_there(document: dict[str, Any], scene: Scene) -> None:
     api = scene.site.api
     names = {"site": scene.site.name, "feeder": "f1", "command": scene.site.order("ping").json()["id"]}
+    assert scene.site.put_config().status_code == 200
+    names["revision"] = scene.site.get("/feeders/f1/config/revisions")["items"][0]["revision"]
     listed = sorted(operations(document), key=lambda each: each[1] == "delete")  # what deletes the site comes last
     for path, method, operation in listed:
         if path.endswith("/events") and "feeder" not in path:

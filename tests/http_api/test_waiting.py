@@ -127,7 +127,7 @@ def test_what_cannot_be_known_stays_visible_until_a_person_closes_it(scene: Scen
     assert closed.json()["state"] == "unresolved"
     assert site.get()["unresolved"] == 0
     assert site.api.get(path).json()["items"] == []
-    listed = next(item for item in site.api.get("/sites").json()["items"] if item["site"] == site.name)
+    listed = next(item for item in site.api.get("/sites?limit=500").json()["items"] if item["site"] == site.name)
     assert listed["unresolved"] == 0
 
 

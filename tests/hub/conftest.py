@@ -1,7 +1,11 @@
-"""Real parts for the hub's tests: SQLite files, one embedded server, the live stream. Only the link is played."""
+"""Real parts for the hub's tests: SQLite files, one embedded server, the live stream. Only the link is played.
+
+What is marked `both_databases` runs on PostgreSQL as well: one server for all, a database of its own for each test.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import sqlite3
 import time
@@ -11,15 +15,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
 import pytest
 import pytest_asyncio
 import redis
 from pydantic import BaseModel
+from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
+import hub.safety
 from hub.commands import Commands
 from hub.conversation import Conversation
-from hub.database import Database
+from hub.database import Database, sqlite_url
 from hub.ingest import Ingest
 from hub.liveness import AliveSession, LivenessKeys
 from hub.models import Command
@@ -29,6 +36,7 @@ from hub.protocol.link import Message, NotConnected
 from hub.protocol.messages import Heartbeat, Reply, State
 from hub.protocol.times import utc_now
 from hub.protocol.topics import Topics
+from hub.quiet_log import QuietLines
 from hub.rejects import Rejects
 from hub.rounds import Rounds
 from hub.sites import add_site
@@ -36,6 +44,7 @@ from hub.store import Store
 from hub.stream import Entry, LiveStream
 from hub.tasks import Tasks
 from hub.valkey import embedded_valkey
+from tests.end_to_end.postgres import Postgres, postgres_server
 
 SITE, FEEDER = "pond7", "f1"
 TOPICS = Topics()
@@ -74,23 +83,96 @@ def reply(command_id: str, status: str, **fields: Any) -> Reply:
 # --- the database ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with two sites, made once and copied for each test."""
-    path = tmp_path_factory.mktemp("template") / "hub.sqlite"
-    database = Database(f"sqlite:///{path}")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("both_databases") and "dialect" in metafunc.fixturenames:
+        metafunc.parametrize("dialect", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def dialect(request: pytest.FixtureRequest) -> str:
+    """SQLite, and for what is marked `both_databases` also PostgreSQL."""
+    return str(getattr(request, "param", "sqlite"))
+
+
+def _fill(url: str) -> None:
+    """The newest tables and two sites."""
+    database = Database(url)
     database.migrate()
     for site in (SITE, "pond8"):
         database.write_now(lambda session, site=site: add_site(session, site, ["f1", "f2"], "Asia/Jerusalem", NOW))  # type: ignore[misc]  # mypy does not infer a lambda with a default
     database.close()
+
+
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with two sites, made once and copied for each test."""
+    path = tmp_path_factory.mktemp("template") / "hub.sqlite"
+    _fill(f"sqlite:///{path}")
     return path
 
 
+@dataclass(frozen=True)
+class PostgresDatabases:
+    """A server whose database `template` is what `_template` is for SQLite."""
+
+    server: Postgres
+
+    def url(self, database: str) -> str:
+        return make_url(self.server.url).set(database=database).render_as_string(hide_password=False)
+
+    def execute(self, statement: str) -> None:
+        """Outside of any transaction, as CREATE DATABASE wants it."""
+        with psycopg.connect(self.server.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def copy(self, name: str, template: str) -> str:
+        """A new database like one that nobody is connected to; its URL."""
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return self.url(name)
+
+
+@pytest.fixture(scope="session")
+def postgres(
+    needs_program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PostgresDatabases]:
+    """One server for all tests."""
+    needs_program("postgres")
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
+        databases = PostgresDatabases(server)
+        databases.execute("CREATE DATABASE template")
+        _fill(databases.url("template"))
+        yield databases
+
+
 @pytest.fixture
-def database_url(_template: Path, tmp_path: Path) -> str:
+def empty_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables."""
+    if dialect == "sqlite":
+        yield sqlite_url(tmp_path)
+        return
+    with _postgres_database(request.getfixturevalue("postgres"), "template0") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(dialect: str, _template: Path, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database of the newest version with the sites pond7 and pond8, f1 and f2 each."""
-    shutil.copy(_template, tmp_path / "hub.sqlite")
-    return f"sqlite:///{tmp_path / 'hub.sqlite'}"
+    if dialect == "sqlite":
+        shutil.copy(_template, tmp_path / "hub.sqlite")
+        yield f"sqlite:///{tmp_path / 'hub.sqlite'}"
+        return
+    with _postgres_database(request.getfixturevalue("postgres"), "template") as url:
+        yield url
+
+
+_NUMBERS = itertools.count(1)
+
+
+@contextlib.contextmanager
+def _postgres_database(databases: PostgresDatabases, template: str) -> Iterator[str]:
+    name = f"test{next(_NUMBERS)}"
+    yield databases.copy(name, template)
+    databases.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -106,16 +188,42 @@ def _in_memory() -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture(scope="session")
+def _in_postgres(postgres: PostgresDatabases) -> Iterator[Database]:
+    database = Database(postgres.copy("rules", "template"))
+    yield database
+    database.close()
+
+
 @pytest.fixture
-def session(_template: Path, _in_memory: Database) -> Iterator[Session]:
-    """One transaction upon the same tables in memory, for the rules that need no event loop."""
-    with Session(_in_memory._write_engine, expire_on_commit=False) as session:
+def session(dialect: str, _template: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """One transaction upon the same tables, in memory or taken back, for the rules that need no event loop."""
+    if dialect == "postgresql":
+        engine = request.getfixturevalue("_in_postgres")._write_engine
+        with (
+            engine.connect() as connection,
+            Session(connection, expire_on_commit=False, join_transaction_mode="create_savepoint") as session,
+        ):
+            transaction = connection.begin()
+            yield session
+            session.close()
+            transaction.rollback()
+        return
+    in_memory = request.getfixturevalue("_in_memory")
+    with Session(in_memory._write_engine, expire_on_commit=False) as session:
         into = session.connection().connection.driver_connection
         assert isinstance(into, sqlite3.Connection)
         session.rollback()
         with contextlib.closing(sqlite3.connect(_template)) as template:
             template.backup(into)
         yield session
+
+
+@pytest.fixture(autouse=True)
+def _doses_need_no_pause(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But where a test is about that: `pytest.mark.dose_pause`."""
+    if request.node.get_closest_marker("dose_pause") is None:
+        monkeypatch.setattr(hub.safety, "_PAUSE_S", 0.0)
 
 
 def order(name: str, feeder: str | None = FEEDER, site: str = SITE, **fields: Any) -> Order:
@@ -271,7 +379,7 @@ class Process:
     ingest: Ingest
 
     def rounds(self) -> Rounds:
-        return Rounds(self.database, self.liveness, self.stream, self.commands, self.conversation)
+        return Rounds(self.database, self.liveness, self.stream, self.commands, self.conversation, self.rejects.lines)
 
     async def beat(self, session: str = "session-1", seq: int = 1, site: str = SITE, **fields: Any) -> None:
         """The desktop's heartbeat, taken in."""
@@ -298,7 +406,8 @@ async def start_process(database_url: str, redis_url: str) -> AsyncIterator[Star
             store = await stack.enter_async_context(Store(store_url))
             stream = await stack.enter_async_context(LiveStream(store, keep_events=10_000))
             tasks = await stack.enter_async_context(Tasks())
-            liveness, rejects = LivenessKeys(store, TTL_S), Rejects(store)
+            lines = await stack.enter_async_context(QuietLines())
+            liveness, rejects = LivenessKeys(store, TTL_S), Rejects(store, lines)
             await liveness.begin_epoch(recovering=False)
             desk, link = Desk(hub_id, TOPICS, timeout_s), PlayedLink()
             commands = Commands(database, liveness, stream, rejects, desk, link)

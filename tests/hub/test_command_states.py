@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,12 @@ def test_the_drawing_names_the_states_that_follow_each_other() -> None:
             assert set(states[1:]) == MAY_BECOME[S.UNKNOWN]
         elif "(never sent)" in line:
             assert set(states) <= MAY_BECOME[S.PENDING]
+
+
+def test_the_document_has_the_table_as_it_is() -> None:
+    rows = []
+    for state, after in MAY_BECOME.items():
+        named = " · ".join(f"`{each}`" for each in CommandState if each in after)
+        rows.append(f"| `{state}` | {named or 'nothing'} |")
+    table = "\n".join(["| from | may become |", "|---|---|", *rows])
+    assert table in Path("docs/web-developer.md").read_text()

@@ -105,6 +105,7 @@ async def test_the_row_is_committed_before_the_publish(alive: Process, tmp_path:
     assert stored == [("sent",), 2]
 
 
+@pytest.mark.both_databases
 async def test_many_changes_at_once_each_get_their_own_answer(alive: Process) -> None:
     ordered = [sending(alive, order("feed", args={"grams": float(n)})) for n in range(1, 51)]
     await alive.link.told("feed", 50)
@@ -305,6 +306,7 @@ async def latched(process: Process) -> bool:
     return (await process.database.read(lambda session: session.get_one(Site, SITE))).stopped_at is not None
 
 
+@pytest.mark.both_databases
 async def test_a_stop_is_latched_and_published_whatever_liveness_says(process: Process) -> None:
     command = await process.commands.send(order("stop_all", None))
     assert command.state == S.SENT

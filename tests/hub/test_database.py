@@ -7,15 +7,16 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from alembic import command as alembic_command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import Session, SQLModel, select
 
-from hub.database import Database, DatabaseError, sqlite_url
+from hub.database import Database, DatabaseError, _alembic
 from hub.errors import NotFound
-from hub.models import Feeder, Presence, Site
+from hub.models import Command, Feeder, Presence, Site
 from hub.sites import delete_site, get_site
 from tests.hub.conftest import NOW, SITE, order, placed
 
@@ -32,10 +33,27 @@ for n in range(count):
     database.execute("COMMIT")
 """
 
+MOMENT = "'2026-01-01 00:00:00'"
+ROWS_OF_THE_FIRST_VERSION = [
+    f"INSERT INTO site VALUES ('pond7', 'Pond 7', 'UTC', 'hash', {MOMENT}, 0, NULL, NULL)",
+    *(
+        "INSERT INTO feeder (site_id, id, created_at, last_version, desired_config, desired_version, "
+        f"pending_command_id, local_rev) VALUES ('pond7', '{feeder}', {MOMENT}, 1, '{{\"meal_g\": 250}}', 1, "
+        f"'{command}', 0)"
+        for feeder, command in (("f1", "C1"), ("f2", "C2"))
+    ),
+    *(
+        "INSERT INTO command (id, site_id, feeder_id, name, args, state, actor, hub_id, stop_epoch, created_at, "
+        f"expires_at, deadline_at, report_count) VALUES ('{command}', 'pond7', '{feeder}', 'set_config', '{{}}', "
+        f"'{state}', 'anna', 'h1', 0, {MOMENT}, {MOMENT}, {MOMENT}, 0)"
+        for feeder, command, state in (("f1", "C1", "sent"), ("f2", "C2", "unknown"))
+    ),
+]
+
 
 def count_one(session: Session) -> int:
     """Read, then write what depends on it: a lost update would show."""
-    site = get_site(session, SITE)
+    site = session.get_one(Site, SITE, with_for_update=True)
     site.stop_epoch += 1
     session.add(site)
     return site.stop_epoch
@@ -48,12 +66,14 @@ async def epoch(database: Database) -> int:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 async def test_many_writes_at_once_are_all_there_with_their_results_in_order(database: Database) -> None:
     results = await asyncio.gather(*(database.write(count_one) for _ in range(1000)))
     assert results == list(range(1, 1001))
     assert await epoch(database) == 1000
 
 
+@pytest.mark.both_databases
 async def test_writes_that_come_at_once_share_transactions(database: Database) -> None:
     commits = 0
 
@@ -66,6 +86,7 @@ async def test_writes_that_come_at_once_share_transactions(database: Database) -
     assert commits <= 3
 
 
+@pytest.mark.both_databases
 async def test_a_failing_write_fails_alone_and_the_others_stand(database: Database) -> None:
     def fails(session: Session) -> int:
         count_one(session)
@@ -145,6 +166,7 @@ async def test_a_second_process_that_writes_meanwhile_loses_nothing(database: Da
     assert await epoch(database) == 300 + ours
 
 
+@pytest.mark.both_databases
 async def test_two_hub_processes_on_one_database_lose_nothing(database_url: str) -> None:
     async with Database(database_url) as one, Database(database_url) as two:
         for _ in range(10):
@@ -177,21 +199,53 @@ async def test_what_reading_raises_is_raised_to_its_caller(database: Database) -
 # --- the tables --------------------------------------------------------------------------------------------------
 
 
-async def test_from_nothing_the_migrations_make_exactly_the_tables_of_the_models(tmp_path: Path) -> None:
-    async with Database(sqlite_url(tmp_path)) as database:
-        with database._write_engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            assert compare_metadata(context, SQLModel.metadata) == []
-            names = set(inspect(connection).get_table_names())
-    assert names == {*SQLModel.metadata.tables, "alembic_version"}
+def differences_from_the_models(database: Database) -> list[object]:
+    with database._write_engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert set(inspect(connection).get_table_names()) == {*SQLModel.metadata.tables, "alembic_version"}
+        return list(compare_metadata(context, SQLModel.metadata))
 
 
+@pytest.mark.both_databases
+async def test_from_nothing_the_migrations_make_exactly_the_tables_of_the_models(empty_url: str) -> None:
+    async with Database(empty_url) as database:
+        assert differences_from_the_models(database) == []
+
+
+@pytest.mark.both_databases
+def test_a_database_of_the_first_version_is_brought_to_the_newest_with_its_rows(empty_url: str) -> None:
+    database = Database(empty_url)
+    with database._write_engine.begin() as connection:
+        alembic_command.upgrade(_alembic(connection), "0001")
+        for statement in ROWS_OF_THE_FIRST_VERSION:
+            connection.execute(text(statement))
+    database.migrate()
+    assert database.versions()[0] == database.versions()[1]
+    assert differences_from_the_models(database) == []
+    with Session(database._read_engine) as session:
+        flying, over = session.exec(select(Feeder).order_by(Feeder.id))
+        assert (flying.in_flight_command_id, over.in_flight_command_id) == ("C1", None)
+        assert flying.desired_config == {"meal_g": 250}
+        assert {command.id: command.closed_at for command in session.exec(select(Command))} == {"C1": None, "C2": None}
+    database.close()
+
+
+@pytest.mark.both_databases
 async def test_indexes_are_partial_where_the_models_say_so(database: Database) -> None:
+    catalogue = "SELECT name, sql FROM sqlite_master WHERE type = 'index'"
+    if not database.is_sqlite:
+        catalogue = "SELECT indexname AS name, indexdef AS sql FROM pg_indexes WHERE schemaname = 'public'"
+
     def partial(session: Session) -> dict[str, str]:
-        rows = session.connection().execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'index'"))
+        rows = session.connection().execute(text(catalogue))
         return {row.name: row.sql for row in rows if row.sql and "WHERE" in row.sql}
 
-    assert set(await database.read(partial)) == {"ix_command_open", "ix_command_unresolved", "uq_presence_open"}
+    assert set(await database.read(partial)) == {
+        "ix_command_dose",
+        "ix_command_open",
+        "ix_command_unresolved",
+        "uq_presence_open",
+    }
 
 
 async def test_a_database_of_the_newest_version_is_opened_with_its_rows(database_url: str) -> None:
@@ -200,16 +254,16 @@ async def test_a_database_of_the_newest_version_is_opened_with_its_rows(database
             assert await database.write(count_one) == expected
 
 
-async def test_a_database_of_a_newer_hub_is_refused_with_what_to_do_and_left_alone(
-    database_url: str, tmp_path: Path
-) -> None:
-    with sqlite3.connect(tmp_path / "hub.sqlite") as newer:
-        newer.execute("UPDATE alembic_version SET version_num = '9999'")
-    newer.close()
+@pytest.mark.both_databases
+async def test_a_database_of_a_newer_hub_is_refused_with_what_to_do_and_left_alone(database_url: str) -> None:
+    newer = Database(database_url)
+    newer.write_now(
+        lambda session: session.connection().execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    )
     with pytest.raises(DatabaseError, match=r"9999.*newer"):
         await Database(database_url).__aenter__()
-    with sqlite3.connect(tmp_path / "hub.sqlite") as newer:
-        assert newer.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)
+    select_version = text("SELECT version_num FROM alembic_version")
+    assert newer.read_now(lambda session: session.connection().execute(select_version).scalar_one()) == "9999"
     newer.close()
 
 
@@ -224,8 +278,9 @@ async def test_a_file_that_is_no_database_is_refused_clearly(tmp_path: Path) -> 
         await Database(f"sqlite:///{tmp_path / 'hub.sqlite'}").__aenter__()
 
 
-async def test_two_processes_may_start_on_an_empty_database_at_once(tmp_path: Path) -> None:
-    databases = [Database(sqlite_url(tmp_path)) for _ in range(3)]
+@pytest.mark.both_databases
+async def test_two_processes_may_start_on_an_empty_database_at_once(empty_url: str) -> None:
+    databases = [Database(empty_url) for _ in range(3)]
     await asyncio.gather(*(asyncio.to_thread(database.migrate) for database in databases))
     for database in databases:
         database.close()
@@ -237,12 +292,14 @@ def test_another_kind_of_database_is_refused(url: str) -> None:
         Database(url)
 
 
+@pytest.mark.both_databases
 def test_foreign_keys_are_kept(session: Session) -> None:
     session.add(Feeder(site_id="nowhere", id="f1", created_at=NOW))
     with pytest.raises(IntegrityError):
         session.flush()
 
 
+@pytest.mark.both_databases
 def test_with_its_site_everything_of_the_site_goes(session: Session) -> None:
     placed(session, order("pause"))
     session.flush()
@@ -270,6 +327,7 @@ def test_sqlite_is_set_up_to_lose_nothing(database_url: str) -> None:
     database.close()
 
 
+@pytest.mark.both_databases
 def test_times_keep_utc(session: Session) -> None:
     elsewhere = datetime(2026, 3, 1, 14, 0, 0, 123_000, timezone(timedelta(hours=2)))
     session.add(Presence(site_id=SITE, session="s1", began_at=elsewhere))
@@ -282,6 +340,7 @@ def test_times_keep_utc(session: Session) -> None:
     assert span.began_at.microsecond == 123_000
 
 
+@pytest.mark.both_databases
 def test_times_compare_across_zones_in_the_database(session: Session) -> None:
     session.add(Presence(site_id=SITE, session="s1", began_at=NOW))
     session.flush()
@@ -290,6 +349,7 @@ def test_times_compare_across_zones_in_the_database(session: Session) -> None:
     assert session.exec(select(Presence).where(Presence.began_at > same)).first() is None
 
 
+@pytest.mark.both_databases
 def test_a_time_without_a_zone_is_refused(session: Session) -> None:
     session.add(Presence(site_id=SITE, session="s1", began_at=datetime(2026, 3, 1)))  # noqa: DTZ001 - what is refused
     with pytest.raises(StatementError, match="time zone"):
@@ -300,6 +360,7 @@ def test_a_site_that_was_never_stopped_has_no_time_of_its_stop(session: Session)
     assert session.get_one(Site, SITE).stopped_at is None
 
 
+@pytest.mark.both_databases
 async def test_one_refusal_costs_the_other_works_of_its_transaction_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

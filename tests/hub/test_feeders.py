@@ -24,6 +24,8 @@ from hub.protocol.messages import Event
 from hub.sites import get_site, rename
 from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, placed, state
 
+pytestmark = pytest.mark.both_databases
+
 OTHER_CONFIG = CONFIG | {"meal_g": 300.0}
 
 
@@ -82,7 +84,8 @@ def test_an_edit_made_on_the_farm_is_a_revision_of_its_own_and_is_recorded_once(
     for seq in (2, 3):
         take_state(session, SITE, FEEDER, state(seq, config=OTHER_CONFIG, local_rev=1))
     assert local_revisions(session) == [1]
-    (revision,) = list_revisions(session, SITE, FEEDER, None, 10).items
+    ((revision, before),) = list_revisions(session, SITE, FEEDER, None, 10).items
+    assert before is None
     assert (revision.config, revision.actor, revision.command_id) == (OTHER_CONFIG, None, None)
 
 
@@ -117,9 +120,11 @@ def test_feeders_and_revisions_come_in_pages(session: Session) -> None:
         placed(session, config_order())
     session.flush()
     first = list_revisions(session, SITE, FEEDER, None, 3)
-    assert [revision.version for revision in first.items] == [5, 4, 3]
+    assert [revision.version for revision, _ in first.items] == [5, 4, 3]
+    assert [before for _, before in first.items] == [CONFIG] * 3
     last = list_revisions(session, SITE, FEEDER, first.next, 3)
-    assert [revision.version for revision in last.items] == [2, 1]
+    assert [revision.version for revision, _ in last.items] == [2, 1]
+    assert [before for _, before in last.items] == [CONFIG, None]
     assert last.next is None
     assert list_revisions(session, SITE, FEEDER, None, 5).next is None
 

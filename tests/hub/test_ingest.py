@@ -214,6 +214,7 @@ async def test_the_first_thing_said_to_a_new_session_is_the_time_before_its_key_
     assert (ping.session, ping.journal_id) == ("session-1", "journal-1")
 
 
+@pytest.mark.both_databases
 async def test_a_site_that_is_back_is_told_the_time_asked_and_then_stopped(process: Process) -> None:
     stop = await process.commands.send(order("stop_all", None))
     process.link.published.clear()
@@ -240,12 +241,32 @@ async def test_each_new_session_is_asked_again_and_renewals_are_not(process: Pro
 
 
 @pytest.mark.parametrize("answer", [None, "rejected"])
-async def test_a_session_that_has_not_confirmed_the_time_is_told_it_again(process: Process, answer: str | None) -> None:
+async def test_a_session_that_has_not_confirmed_the_time_is_told_it_again(
+    process: Process, answer: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.conversation, "LEAST_PING_PAUSE_S", 0.0)
     await process.beat(seq=1)
     if answer is not None:
         await process.answer((await process.link.told("ping")).id, answer)
     await process.beat(seq=2)
     assert [said.args["seq"] for said in process.link.said("ping")] == [1, 2]
+
+
+async def test_a_desktop_that_beats_a_hundred_times_a_second_is_not_told_the_time_each_time(process: Process) -> None:
+    for seq in range(1, 101):
+        await process.beat(seq=seq)
+    assert 0 < len(process.link.said("ping")) < 20
+
+
+async def test_questions_that_nobody_answers_are_forgotten_the_oldest_first(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.conversation, "_MOST_QUESTIONS", 10)
+    for number in range(50):
+        await process.beat(session=f"session-{number}")
+    newest = await process.link.told("report", 50)
+    assert len(process.conversation._asked) == 10
+    assert newest.id in process.conversation._asked
 
 
 async def test_the_reply_to_an_acknowledgement_of_events_is_expected(process: Process) -> None:
@@ -388,6 +409,7 @@ async def test_thanks_wait_for_a_database_that_is_away(process: Process, monkeyp
     assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 1}}
 
 
+@pytest.mark.both_databases
 async def test_an_event_sent_again_is_stored_and_told_once_and_thanked_for_again(process: Process) -> None:
     await process.beat()
     one = event(4)
@@ -401,6 +423,7 @@ async def test_an_event_sent_again_is_stored_and_told_once_and_thanked_for_again
     assert await events(process) == [4]
 
 
+@pytest.mark.both_databases
 async def test_a_state_is_told_with_its_drift_and_an_old_one_is_not(process: Process) -> None:
     async with Overheard(process.stream) as heard:
         await process.link.take(STATE, state(5, condition="jammed"))
@@ -481,6 +504,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub.rounds, "ROUND_EVERY_S", 0.05)
 
 
+@pytest.mark.both_databases
 @pytest.mark.usefixtures("_often")
 async def test_a_desktop_that_falls_silent_is_told_once_however_many_processes_look(
     start_process: StartProcess,
@@ -506,6 +530,7 @@ async def test_while_liveness_is_unknown_nobody_is_declared_offline(process: Pro
     assert await spans(process) == [("session-1", None)]
 
 
+@pytest.mark.both_databases
 @pytest.mark.usefixtures("_often")
 async def test_what_another_process_left_sent_is_found_overdue_and_asked_about(start_process: StartProcess) -> None:
     gone, here = await start_process("h1", timeout_s=0.1), await start_process("h2", timeout_s=0.1)
@@ -546,6 +571,7 @@ async def test_a_nul_in_a_text_is_not_the_schema(process: Process, field: str) -
     assert not await alive(process)
 
 
+@pytest.mark.both_databases
 async def test_an_event_of_one_site_is_stored_though_another_site_has_one_with_its_id(process: Process) -> None:
     now = utc_now()
     await process.database.write(lambda session: add_site(session, "pond9", [FEEDER], "UTC", now))

@@ -1,9 +1,14 @@
 """Placing an order: the checks, the row, the version, the key; and nothing at all where it is refused."""
 
+import contextlib
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
 from hub import settlement, waiting
@@ -31,7 +36,16 @@ from tests.hub.conftest import (
     state,
 )
 
+pytestmark = pytest.mark.both_databases
+
 KEY = Key("someone", "key-1", "body-1")
+DISK_FULL = {
+    "sqlite": ["CREATE TEMP TRIGGER full BEFORE INSERT ON command_step BEGIN SELECT RAISE(ABORT, 'disk full'); END"],
+    "postgresql": [
+        "CREATE FUNCTION pg_temp.fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''disk full''; END'",
+        "CREATE TRIGGER fails BEFORE INSERT ON command_step FOR EACH ROW EXECUTE FUNCTION pg_temp.fail()",
+    ],
+}
 
 
 def feeder(session: Session) -> Feeder:
@@ -401,16 +415,19 @@ def test_two_processes_with_one_key_place_one_command(database_url: str) -> None
     start = threading.Barrier(len(processes))
     ids: list[tuple[int, str, bool]] = []
 
-    def dose(database: Database) -> None:
+    def take_turns(database: Database) -> None:
         for turn in range(5):
             start.wait()
-            key = Key("someone", f"key-{turn}", "body")
-            done = database.write_now(
-                lambda session, key=key: place(session, order("feed", args={"grams": 1.0}, key=key), TO, DESK, NOW)  # type: ignore[misc]  # mypy does not infer a lambda with a default
-            )
-            ids.append((turn, done.command.id, done.is_new))
+            dose = order("feed", args={"grams": 1.0}, key=Key("someone", f"key-{turn}", "body"))
+            try:
+                done = database.write_now(lambda session, dose=dose: place(session, dose, TO, DESK, NOW))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+                ids.append((turn, done.command.id, done.is_new))
+            except IntegrityError:  # PostgreSQL: both looked before the other one's was committed
+                earlier = database.read_now(lambda session, dose=dose: placed_before(session, dose))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+                assert earlier is not None
+                ids.append((turn, earlier.id, False))
 
-    threads = [threading.Thread(target=dose, args=(database,)) for database in processes]
+    threads = [threading.Thread(target=take_turns, args=(database,)) for database in processes]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -422,13 +439,85 @@ def test_two_processes_with_one_key_place_one_command(database_url: str) -> None
     assert sum(is_new for _, _, is_new in ids) == 5
 
 
+def at_once(database_url: str, *works: Callable[[Database], Any]) -> list[Any]:
+    """What becomes of each work (its result, or its refusal), each done by a hub process of its own."""
+    with contextlib.ExitStack() as stack:
+        processes = [Database(database_url) for _ in works]
+        for database in processes:
+            stack.callback(database.close)
+        start = threading.Barrier(len(works))
+
+        def do(database: Database, work: Callable[[Database], Any]) -> Any:
+            start.wait(10)
+            try:
+                return work(database)
+            except HubError as refusal:
+                return refusal
+
+        with ThreadPoolExecutor(len(works)) as threads:
+            return list(threads.map(do, processes, works))
+
+
+def feeds(session: Session) -> set[str]:
+    return set(session.exec(select(Command.id).where(Command.name == "feed")))
+
+
+def stop_and_look(session: Session) -> set[str]:
+    """Latch the stop; returns the doses that were placed before."""
+    placed(session, order("stop_all", None))
+    session.flush()
+    return feeds(session)
+
+
+def feed(session: Session) -> set[str]:
+    return {placed(session, order("feed", args={"grams": 1.0})).id}
+
+
+@pytest.mark.parametrize(("first", "second"), [(stop_and_look, feed), (feed, stop_and_look)])
+def test_of_a_stop_and_a_dose_at_once_the_later_one_waits_for_the_earlier_one(
+    database_url: str, first: Callable[[Session], set[str]], second: Callable[[Session], set[str]]
+) -> None:
+    first_is_placed = threading.Event()
+
+    def not_committed_for_a_while(session: Session) -> set[str]:
+        done = first(session)
+        session.flush()
+        first_is_placed.set()
+        time.sleep(0.2)
+        return done
+
+    def meanwhile(database: Database) -> set[str]:
+        first_is_placed.wait(10)
+        return database.write_now(second)
+
+    results = at_once(database_url, lambda database: database.write_now(not_committed_for_a_while), meanwhile)
+    if first is feed:
+        assert results[0] == results[1]
+        assert len(results[0]) == 1
+    else:
+        assert results[0] == set()
+        assert isinstance(results[1], Stopped)
+
+
+def test_no_dose_is_placed_after_a_stop_however_they_race(database_url: str) -> None:
+    def start_again(session: Session) -> None:
+        session.get_one(Site, SITE).stopped_at = None
+
+    database = Database(database_url)
+    for _ in range(10):
+        stop, dose = (lambda hub: hub.write_now(stop_and_look)), (lambda hub: hub.write_now(feed))
+        known_to_the_stop, *_ = at_once(database_url, stop, dose, dose)
+        assert database.read_now(feeds) == known_to_the_stop
+        database.write_now(start_again)
+    database.close()
+
+
 def test_a_command_that_cannot_be_stored_leaves_no_trace(session: Session) -> None:
     known(session)
     session.commit()
     before = everything(session)
-    session.connection().exec_driver_sql(
-        "CREATE TEMP TRIGGER full BEFORE INSERT ON command_step BEGIN SELECT RAISE(ABORT, 'disk full'); END"
-    )
+    for statement in DISK_FULL[session.get_bind().dialect.name]:
+        session.connection().exec_driver_sql(statement)
     with pytest.raises(Exception, match="disk full"):
         placed(session, config_order(key=KEY)), session.flush()
     session.rollback()

@@ -2,12 +2,15 @@
 
 import threading
 
+import pytest
 from sqlmodel import Session, select
 
 from hub import presence
 from hub.database import Database
 from hub.models import Presence
 from tests.hub.conftest import NOW, SITE, after
+
+pytestmark = pytest.mark.both_databases
 
 
 def spans(session: Session) -> list[tuple[str, str | None]]:

@@ -18,6 +18,8 @@ from hub.protocol.messages import Outcome
 from hub.settlement import Settled
 from tests.hub.conftest import CONFIG, DESK, FEEDER, NOW, SITE, TO, after, config_order, order, placed, reply, state
 
+pytestmark = pytest.mark.both_databases
+
 S = CommandState
 NEW_CONFIG = CONFIG | {"meal_g": 300.0}
 FARM_CONFIG = CONFIG | {"meal_g": 111.0}

@@ -34,6 +34,8 @@ from tests.hub.conftest import (
     until,
 )
 
+pytestmark = pytest.mark.both_databases
+
 S = CommandState
 
 

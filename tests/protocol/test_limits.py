@@ -31,7 +31,7 @@ def with_field(name: str, value: object) -> dict[str, object]:
 def test_every_number_of_a_config_and_of_a_dose_has_its_limit() -> None:
     numbers = {name for name, field in FeederConfig.model_fields.items() if field.annotation in (int, float)}
     assert numbers == set(CONFIG_FIELDS)
-    assert set(LIMITS) == numbers | {"grams"}
+    assert set(LIMITS) == numbers | {"grams", "dose_pause_s"}
     for name, limit in LIMITS.items():
         assert limit.name == name
         assert limit.minimum < limit.maximum

@@ -1,4 +1,4 @@
-"""Changes that wait, and what a person closes"""
+"""Changes that wait, what a person closes, and doses by feeder and time"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,6 +20,14 @@ def upgrade() -> None:
     to_be_closed = sa.text("state = 'unresolved' AND closed_at IS NULL")
     op.create_index(
         "ix_command_unresolved", "command", ["site_id"], sqlite_where=to_be_closed, postgresql_where=to_be_closed
+    )
+    doses = sa.text("name = 'feed'")
+    op.create_index(
+        "ix_command_dose",
+        "command",
+        ["site_id", "feeder_id", "created_at"],
+        sqlite_where=doses,
+        postgresql_where=doses,
     )
     # What was on its way before changes waited for each other goes on as it was: alone.
     op.execute(

@@ -1,0 +1,112 @@
+"""What may still be fed: the safety limits of doses at the hub, from the same table that the desktop reads.
+
+The desktop and the PLC hold them too, and better: they know what was really fed. The hub refuses what it knows to be
+too much before anything is sent, and says what is left. A dose whose end is not known counts as fed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import bindparam
+from sqlalchemy import select as sa_select
+from sqlmodel import Session
+
+from hub.command_states import CommandState
+from hub.errors import Fault, InvalidOrder
+from hub.feeders import config_of, local_midnight
+from hub.models import COMMAND, FEEDER_EVENT
+from hub.protocol.limits import LIMITS
+
+NOT_FED: Final = frozenset(
+    {CommandState.REFUSED, CommandState.REJECTED, CommandState.NOT_EXECUTED, CommandState.EXPIRED}
+)
+"""How a dose ends of which nothing was fed."""
+_ROOM_G: Final = LIMITS["daily_limit_g"].tolerance
+"""Sums of what PLCs count in 32 bits do not come out even."""
+_PAUSE_S: Final = LIMITS["dose_pause_s"].minimum
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """A dose that was ordered, and may have been fed. `dispensed_g`: as far as that is known."""
+
+    command_id: str
+    ordered_at: datetime
+    grams: float
+    dispensed_g: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A meal or a dose that the farm told of."""
+
+    command_id: str | None
+    dispensed_g: float
+
+
+def fed_today_g(events: Iterable[Fed], doses: Iterable[Dose]) -> float:
+    """Grams of what was told, and of the doses that nobody has told of yet."""
+    told = list(events)
+    told_of = {event.command_id for event in told}
+    untold = (dose for dose in doses if dose.command_id not in told_of)
+    return sum(event.dispensed_g for event in told) + sum(
+        dose.grams if dose.dispensed_g is None else dose.dispensed_g for dose in untold
+    )
+
+
+def faults_of_dose(grams: float, daily_limit_g: float, fed_g: float, last_dose_s_ago: float | None) -> list[Fault]:
+    """What speaks against a dose now. `last_dose_s_ago`: seconds since the last one was ordered; None: never."""
+    faults = []
+    left_g = max(0.0, daily_limit_g - fed_g)
+    if fed_g + grams > daily_limit_g + _ROOM_G:
+        message = f"{grams:g} g are more than is left of today's {daily_limit_g:g} g: {left_g:g} g"
+        faults.append(Fault("args.grams", message, daily_limit_g, value=grams, left_today_g=left_g))
+    if last_dose_s_ago is not None and last_dose_s_ago < _PAUSE_S:
+        message = f"the last dose was ordered {last_dose_s_ago:.1f} s ago; there must be {_PAUSE_S:g} s between two"
+        faults.append(Fault("dose_pause_s", message, _PAUSE_S, value=round(last_dose_s_ago, 3), left_today_g=left_g))
+    return faults
+
+
+def check_dose(session: Session, site: str, feeder: str, grams: float, target: Any, now: datetime) -> None:
+    """Raises InvalidOrder, naming every limit that it would break.
+
+    target: the feeder's row, locked, with its site's `time_zone`; so of two doses at once one is the later.
+    """
+    midnight = local_midnight(target.time_zone, now)
+    doses = _doses(session, site, feeder, min(midnight, now - timedelta(seconds=_PAUSE_S)))
+    last_s_ago = None if not doses else (now - max(dose.ordered_at for dose in doses)).total_seconds()
+    today = [dose for dose in doses if dose.ordered_at >= midnight]
+    config = config_of(target.reported_config)
+    # Where the farm's config is not known yet the desktop alone holds the daily limit.
+    daily_limit_g = LIMITS["daily_limit_g"].maximum if config is None else config.daily_limit_g
+    fed_g = fed_today_g(_fed(session, site, feeder, midnight), today)
+    faults = faults_of_dose(grams, daily_limit_g, fed_g, last_s_ago)
+    if faults:
+        raise InvalidOrder("The dose would break a safety limit; nothing was sent.", faults)
+
+
+_DOSES: Final = sa_select(COMMAND.c.id, COMMAND.c.created_at, COMMAND.c.args, COMMAND.c.result).where(
+    COMMAND.c.site_id == bindparam("site"),
+    COMMAND.c.feeder_id == bindparam("feeder"),
+    COMMAND.c.name == "feed",
+    COMMAND.c.created_at >= bindparam("since"),
+    COMMAND.c.state.not_in(NOT_FED),
+)
+_FED: Final = sa_select(FEEDER_EVENT.c.command_id, FEEDER_EVENT.c.dispensed_g).where(
+    FEEDER_EVENT.c.site_id == bindparam("site"),
+    FEEDER_EVENT.c.feeder_id == bindparam("feeder"),
+    FEEDER_EVENT.c.at >= bindparam("since"),
+    FEEDER_EVENT.c.kind.in_(("meal", "dose")),
+)
+
+
+def _doses(session: Session, site: str, feeder: str, since: datetime) -> list[Dose]:
+    rows = session.connection().execute(_DOSES, {"site": site, "feeder": feeder, "since": since})
+    return [Dose(row.id, row.created_at, row.args["grams"], (row.result or {}).get("dispensed_g")) for row in rows]
+
+
+def _fed(session: Session, site: str, feeder: str, since: datetime) -> list[Fed]:
+    rows = session.connection().execute(_FED, {"site": site, "feeder": feeder, "since": since})
+    return [Fed(row.command_id, row.dispensed_g or 0.0) for row in rows]
