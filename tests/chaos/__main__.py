@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.report import machine
 from tests.chaos import report
-from tests.chaos.chaos import Found, run
+from tests.chaos.chaos import Found, Struck, run
 from tests.chaos.ground import GROUNDS
 
 _INTERRUPTED: Final = 130
@@ -31,18 +31,15 @@ async def run_all(grounds: list[str], faults: int, seed: int, changes_per_s: flo
     with Progress(*columns, console=console, transient=True) as bar:
         shares = {name: faults // len(grounds) + (n < faults % len(grounds)) for n, name in enumerate(grounds)}
         lines = {name: bar.add_task(name, total=share) for name, share in shares.items()}
+
+        def tell(ground: str, number: int, struck: Struck) -> None:
+            bar.update(lines[ground], completed=number)
+            if not console.is_terminal:
+                console.print(f"{ground:>9} {number:>3}/{shares[ground]} {struck}", highlight=False, markup=False)
+
         async with asyncio.TaskGroup() as group:
             running = [
-                group.create_task(
-                    run(
-                        name,
-                        share,
-                        seed,
-                        changes_per_s / len(grounds),
-                        directory / name,
-                        lambda ground, healed: bar.update(lines[ground], completed=healed),
-                    )
-                )
+                group.create_task(run(name, share, seed, changes_per_s / len(grounds), directory / name, tell))
                 for name, share in shares.items()
             ]
         return [task.result() for task in running]

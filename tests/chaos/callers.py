@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import httpx
 
+from hub.protocol.limits import LIMITS
 from tests.chaos.ground import Ground, Site
 from tests.chaos.ledger import Answer, Change, Ledger, Stop
 from tests.end_to_end.desktop import CONFIG
@@ -16,6 +17,7 @@ from tests.end_to_end.desktop import CONFIG
 _FEED_RATE_G_PER_S: Final = 100.0
 _SHARE_OF_DOSES: Final = 0.45
 _LONG_DOSES: Final = 0.08
+_BETWEEN_DOSES_S: Final = LIMITS["dose_pause_s"].minimum + 0.2
 _QUEUED: Final = 0.15
 _ASYNC: Final = 0.3
 _MOST_AT_A_TIME: Final = 150
@@ -39,6 +41,7 @@ class Callers:
         self._changes_per_s = changes_per_s
         self._numbers = itertools.count(1)
         self._stop = asyncio.Event()
+        self._next_dose_s: dict[tuple[str, str], float] = {}
         self.left_out = 0
         """Changes that were not asked for, because too many waited for their answers."""
 
@@ -69,9 +72,22 @@ class Callers:
     # --- what they want -----------------------------------------------------------------------------------------
 
     async def dose(self) -> Change:
-        """Most take some hundredths of a second, some take seconds."""
+        """Most take some hundredths of a second, some take seconds. A config, where no feeder may have a dose yet."""
         site = self._random.choice(self._ground.sites)
-        feeder = self._random.choice(site.feeders)
+        rested = [feeder for feeder in site.feeders if self._may_be_fed(site, feeder)]
+        if not rested:
+            return await self.config(site)
+        feeder = self._random.choice(rested)
+        self._next_dose_s[site.name, feeder] = float("inf")
+        try:
+            return await self._dose(site, feeder)
+        finally:
+            self._next_dose_s[site.name, feeder] = time.monotonic() + _BETWEEN_DOSES_S
+
+    def _may_be_fed(self, site: Site, feeder: str) -> bool:
+        return time.monotonic() >= self._next_dose_s.get((site.name, feeder), 0.0)
+
+    async def _dose(self, site: Site, feeder: str) -> Change:
         long = self._random.random() < _LONG_DOSES
         grams = round(self._random.uniform(100, 400) if long else self._random.uniform(1, 5), 1)
         path = f"/sites/{site.name}/feeders/{feeder}/commands"

@@ -25,9 +25,6 @@ _LOOK_EVERY_S: Final = 0.3
 _QUIET_S: Final = 0.5
 _TRACEBACK: Final = "Traceback"
 
-Tell = Callable[[str, int], None]
-"""Told of each fault: the ground's name, and how many have healed."""
-
 
 @dataclass(frozen=True, slots=True)
 class Struck:
@@ -37,6 +34,14 @@ class Struck:
     what: str
     at_s: float
     healed_s: float | None
+
+    def __str__(self) -> str:
+        healed = "NOT HEALED" if self.healed_s is None else f"healed after {self.healed_s - self.at_s:.1f} s"
+        return f"{self.at_s:7.1f} s  {self.kind} {self.what}: {healed}"
+
+
+Tell = Callable[[str, int, Struck], None]
+"""Told of each fault: the ground's name, the how manieth it was, and how it went."""
 
 
 @dataclass(slots=True)
@@ -55,7 +60,6 @@ class Found:
     stops: int = 0
     looks: int = 0
     looks_unknown: int = 0
-    logged_exceptions: int = 0
     settled_after_s: float = 0.0
     wrong: list[str] = field(default_factory=list)
     moments: list[tuple[float, str]] = field(default_factory=list)
@@ -81,9 +85,9 @@ async def run(ground_name: str, faults: int, seed: int, changes_per_s: float, di
             for number, fault in enumerate(drawn, 1):
                 struck = await _strike(ground, callers, fault, began_s)
                 found.struck.append(struck)
-                tell(ground_name, number)
+                tell(ground_name, number, struck)
                 if struck.healed_s is None:
-                    found.wrong.append(f"it has not healed: {fault.kind} ({fault.what})")
+                    found.wrong.append(str(struck))
                     break
             callers.finish()
             await asyncio.wait({busy})
@@ -105,7 +109,8 @@ async def run(ground_name: str, faults: int, seed: int, changes_per_s: float, di
             for change in ledger.changes
             for answer in change.answers
         ]
-        found.logged_exceptions = ground.hub.log.count(_TRACEBACK)
+        if logged := ground.hub.log.count(_TRACEBACK):
+            found.wrong.append(f"the hub logged {logged} exceptions that it did not expect")
         return found
 
 

@@ -21,8 +21,10 @@ TTL_S: Final = 3.0
 HEARTBEAT_S: Final = 1.0
 COMMAND_TIMEOUT_S: Final = 2.0
 SITES: Final = 3
-FEEDERS: Final = 6
+FEEDERS: Final = 40
+"""Each of them may have a dose every ten seconds."""
 HEALED_WITHIN_S: Final = 60.0
+_TICK_S: Final = 0.1
 _ASK_WITHIN_S: Final = 10.0
 _KNOWN_WITHIN_S: Final = 30.0
 _LOOK_EVERY_S: Final = 0.1
@@ -169,7 +171,7 @@ async def _settle(
         sent = Pulse(TTL_S)
         line = await stack.enter_async_context(Line(broker_port, _tap(Way.UP, {made["site"]: sent})))
         url, secret = f"mqtt://127.0.0.1:{line.port}", made["mqtt"]["secret"]
-        desktop = SimulatedFarm(ground.directory, url, made["site"], secret, FEEDERS, HEARTBEAT_S)
+        desktop = SimulatedFarm(ground.directory, url, made["site"], secret, FEEDERS, HEARTBEAT_S, tick_s=_TICK_S)
         at_hub = sent
         if heard is not None:
             at_hub = heard[made["site"]] = Pulse(TTL_S)

@@ -45,8 +45,7 @@ def show(console: Console, found: Found) -> None:
     console.print(
         f"{found.changes:,} changes ({found.left_out:,} more left out), {found.doses_fed:,} doses fed, "
         f"{found.stops} stops, {found.looks:,} looks at liveness ({found.looks_unknown:,} not known); "
-        f"everything settled {found.settled_after_s:.1f} s after the last; "
-        f"{found.logged_exceptions} exceptions in the hub's last log",
+        f"everything settled {found.settled_after_s:.1f} s after the last",
         highlight=False,
     )
     for title, counts in (("answers", found.answers), ("ends", found.ends)):

@@ -206,14 +206,22 @@ class SimulatedFarm:
     """`feeder-sim desktop` for one site."""
 
     def __init__(
-        self, directory: Path, mqtt_url: str, site: str, secret: str, feeders: int, heartbeat_s: float
+        self,
+        directory: Path,
+        mqtt_url: str,
+        site: str,
+        secret: str,
+        feeders: int,
+        heartbeat_s: float,
+        *,
+        tick_s: float = 0.02,
     ) -> None:
         secret_file = directory / f"{site}.secret"
         secret_file.write_text(secret)
         self._output = directory / f"{site}.out"
         self._command = [
             *(str(BIN / "feeder-sim"), "desktop", "--url", mqtt_url, "--site", site, "--secret-file", str(secret_file)),
-            *("--feeders", str(feeders), "--heartbeat-s", f"{heartbeat_s:g}", "--tick-s", "0.02"),
+            *("--feeders", str(feeders), "--heartbeat-s", f"{heartbeat_s:g}", "--tick-s", f"{tick_s:g}"),
             *("--journal", str(directory / f"{site}.sqlite")),
         ]
         self._child: Child | None = None
