@@ -73,6 +73,7 @@ def all_settled(site: Site) -> dict[str, dict[str, Any]] | None:
     return found if all(command["settled_at"] for command in found.values()) else None
 
 
+@pytest.mark.timeout(150)  # a restore, a start, and a load on a machine that may have one of its own
 def test_a_hub_that_is_restored_goes_on_from_the_backup_and_knows_what_it_does_not_know(farm: Farm) -> None:
     hub, backup = farm.hub, farm.directory / "backup"
 
