@@ -120,22 +120,27 @@ async def _strike(ground: Ground, callers: Callers, fault: Fault, began_s: float
     at_s = time.monotonic() - began_s
     healed_s = None
     # A part that does not start again (AssertionError says why in its log) has not healed.
-    with suppress(NotInTime, TimeoutError, AssertionError):
+    with suppress(NotInTime, AssertionError):
         await fault.strike()
-        async with asyncio.timeout(HEALED_WITHIN_S):
-            await _healed(ground, callers)
-            healed_s = time.monotonic() - began_s
+        await _healed(ground, callers)
+        healed_s = time.monotonic() - began_s
     return Struck(fault.kind, fault.what, round(at_s, 2), None if healed_s is None else round(healed_s, 2))
 
 
 async def _healed(ground: Ground, callers: Callers) -> None:
-    """Everything can be reached, everybody is alive, and every site that is not stopped takes a change."""
+    """Everything can be reached, everybody is alive, and every site that is not stopped takes a change.
+
+    Raises NotInTime; but no caller is interrupted, for every order is to have its answer.
+    """
+    ends_at_s = time.monotonic() + HEALED_WITHIN_S
     await ground.wait_ready(HEALED_WITHIN_S)
     for site in ground.sites:
         while not site.is_stopped:
             change: Change = await callers.config(site, site.feeders[0])
             if change.answers[-1].kind == "200":
                 break
+            if time.monotonic() > ends_at_s:
+                raise NotInTime(f"no change of {site.name} was applied within {HEALED_WITHIN_S:g} s")
             await asyncio.sleep(0.1)
 
 

@@ -21,7 +21,7 @@ TTL_S: Final = 3.0
 HEARTBEAT_S: Final = 1.0
 COMMAND_TIMEOUT_S: Final = 2.0
 SITES: Final = 3
-FEEDERS: Final = 40
+FEEDERS: Final = 20
 """Each of them may have a dose every ten seconds."""
 HEALED_WITHIN_S: Final = 60.0
 _TICK_S: Final = 0.1

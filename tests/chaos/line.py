@@ -99,10 +99,9 @@ class Line:
         except (OSError, TimeoutError):
             writer.transport.abort()
             return
-        connection = _Connection(writer, far_writer)
-        self._connections.add(connection)
         seen = {way: self._tap(way) for way in Way}
-        taps = [tap for tap in seen.values() if tap is not None]
+        connection = _Connection([tap for tap in seen.values() if tap is not None], writer, far_writer)
+        self._connections.add(connection)
         try:
             ways = ((Way.UP, reader, far_writer), (Way.DOWN, far_reader, writer))
             flows = [asyncio.ensure_future(_Flow(self, connection, *way).run(seen[way[0]])) for way in ways]
@@ -114,18 +113,19 @@ class Line:
         finally:
             self._connections.discard(connection)
             connection.abort()
-            for tap in taps:
-                tap.ended()
 
 
 class _Connection:
     """is_torn: something of it was swallowed."""
 
-    def __init__(self, *writers: asyncio.StreamWriter) -> None:
+    def __init__(self, taps: list[Tap], *writers: asyncio.StreamWriter) -> None:
         self.is_torn = False
+        self._taps = taps
         self._writers = writers
 
     def abort(self) -> None:
+        for tap in self._taps:  # before either side can act on it
+            tap.ended()
         for writer in self._writers:
             writer.transport.abort()
 

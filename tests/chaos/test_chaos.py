@@ -23,7 +23,8 @@ from tests.end_to_end.external import NeedsProgram
 from tests.end_to_end.hub_process import environment
 
 ROOT = Path(__file__).parents[2]
-WITHIN_S = 150.0
+WITHIN_S = 240.0
+"""It takes about 75 s, and longer where others want the processors too."""
 
 
 @pytest.mark.timeout(WITHIN_S + 20)
