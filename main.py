@@ -39,7 +39,7 @@ from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import Role, add_token, has_tokens
-from hub.cli import doctor, export, monitor, site, token
+from hub.cli import backup, doctor, export, monitor, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
@@ -73,6 +73,8 @@ THREADS_TAKE_TURNS_EVERY_S: Final = 0.0005
 log = structlog.get_logger()
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command(name="broker")(bare_broker)
+app.command(name="backup")(backup.back_up)
+app.command(name="restore")(backup.restore)
 app.add_typer(site.app, name="site")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")

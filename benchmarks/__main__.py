@@ -1,4 +1,4 @@
-"""`make bench`: the broker beside mosquitto, and a change of a feeder's config from HTTP to the desktop and back."""
+"""`make bench`: the broker beside mosquitto, a change from HTTP to the desktop and back, and what farms say."""
 
 import asyncio
 import json
@@ -20,6 +20,7 @@ from benchmarks.broker import part as broker
 from benchmarks.broker.targets import targets as of_broker
 from benchmarks.changes import part as changes
 from benchmarks.changes.targets import targets as of_changes
+from benchmarks.ingest import part as ingest
 from benchmarks.processes import ChildFailed
 from benchmarks.report import Median
 from benchmarks.rounds import Step
@@ -34,6 +35,7 @@ class Part(StrEnum):
     ALL = "all"
     BROKER = "broker"
     CHANGES = "changes"
+    INGEST = "ingest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ def main(
     count: Annotated[int, typer.Option("--rounds", min=1, help="How many rounds; medians are printed.")] = 5,
     clients: Annotated[int, typer.Option(min=1, help="broker: clients that connect, or are idle.")] = 2000,
     feeders: Annotated[int, typer.Option(min=1, help="changes: feeders of the one site.")] = 64,
+    farms: Annotated[int, typer.Option(min=1, help="ingest: farms, each with a connection.")] = 500,
     concurrency: Annotated[str, typer.Option(help="changes: requests at once, several with commas.")] = "1,16,64",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure there too.")] = None,
 ) -> None:
@@ -103,6 +106,7 @@ def main(
     plans = [
         Plan(Part.BROKER, lambda work_dir: broker.steps(work_dir, seconds, clients), of_broker),
         Plan(Part.CHANGES, lambda work_dir: changes.steps(work_dir, seconds, feeders, at_once), of_changes),
+        Plan(Part.INGEST, lambda work_dir: ingest.steps(work_dir, seconds, farms), ingest.targets),
     ]
     chosen = [plan for plan in plans if part in (plan.part, Part.ALL)]
     options = {
@@ -110,6 +114,7 @@ def main(
         "rounds": count,
         "clients": clients,
         "feeders": feeders,
+        "farms": farms,
         "concurrency": at_once,
     }
     try:

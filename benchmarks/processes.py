@@ -14,6 +14,8 @@ from typing import Any, Final, Self
 from hub.child import tied_to_this_process
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+FEEDER_HUB: Final = (sys.executable, str(ROOT / "main.py"))
+"""The product's command."""
 _STOPPED_WITHIN_S: Final = 10.0
 _SHOWN_LINES: Final = 15
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.mqtt import HOST
-from benchmarks.processes import ROOT, Child, ChildFailed
+from benchmarks.processes import FEEDER_HUB, Child, ChildFailed
 
 READY_WITHIN_S: Final = 20.0
 _LOOK_EVERY_S: Final = 0.02
 # Its limits of 20 messages in flight and 1,000 that wait are as they come: a window of 100 does not fill them.
+# A hub has a mosquitto with more room, as `feeder-hub export mosquitto` writes it.
 _MOSQUITTO_CONF: Final = """\
 listener {port} 127.0.0.1
 allow_anonymous true
@@ -25,6 +25,8 @@ set_tcp_nodelay true
 log_dest stderr
 log_type error
 """
+
+_ROOM_FOR_A_HUB: Final = "max_inflight_messages 1000\nmax_queued_messages 100000\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Server:
 
 
 @asynccontextmanager
-async def mosquitto(work_dir: Path) -> AsyncIterator[Server]:
+async def mosquitto(work_dir: Path, *, for_a_hub: bool = False) -> AsyncIterator[Server]:
     """Debian's mosquitto, open to everybody, without persistence. Raises ChildFailed where there is none."""
     program = shutil.which("mosquitto", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
     if program is None:
@@ -55,7 +57,8 @@ async def mosquitto(work_dir: Path) -> AsyncIterator[Server]:
     port = free_port()
     config = work_dir / f"mosquitto-{port}.conf"
     # Started by root it would give up the right to read this directory.
-    config.write_text(_MOSQUITTO_CONF.format(port=port) + ("user root\n" if os.geteuid() == 0 else ""))
+    more = ("user root\n" if os.geteuid() == 0 else "") + (_ROOM_FOR_A_HUB if for_a_hub else "")
+    config.write_text(_MOSQUITTO_CONF.format(port=port) + more)
     async with Child.started(config.stem, [program, "-c", str(config)], work_dir) as process:
         await _until_listening(process, port)
         yield Server(process, {"port": port})
@@ -64,7 +67,7 @@ async def mosquitto(work_dir: Path) -> AsyncIterator[Server]:
 @asynccontextmanager
 async def bare_broker(work_dir: Path, *flags: str, port: int = 0, name: str = "broker") -> AsyncIterator[Server]:
     """`feeder-hub broker --open`, which says its ports. Raises ChildFailed."""
-    command = [sys.executable, str(ROOT / "main.py"), "broker", "--open", "--port", str(port), *flags]
+    command = [*FEEDER_HUB, "broker", "--open", "--port", str(port), *flags]
     async with Child.started(name, command, work_dir) as process:
         yield Server(process, await process.hear(READY_WITHIN_S))
 

@@ -291,7 +291,13 @@ class Commands(_Section):
     )
 
 
-Days = Annotated[int, Field(ge=0, le=36_500)]
+def _longer_than_a_local_day(days: int) -> int:
+    if days == 1:
+        raise ValueError("must be 0 or at least 2: a local day may have 25 hours, and all of it counts for the limits")
+    return days
+
+
+Days = Annotated[int, Field(ge=0, le=36_500), AfterValidator(_longer_than_a_local_day)]
 
 
 class Retention(_Section):

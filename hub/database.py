@@ -219,15 +219,13 @@ class Database:
         with self._opened() as connection:
             if not self.is_sqlite:  # several processes may start at once on an empty database
                 connection.execute(text("SELECT pg_advisory_xact_lock(7204521)"))
-            config = _alembic(connection)
-            self._version_in(connection, ScriptDirectory.from_config(config))
-            alembic_command.upgrade(config, "head")
+            upgrade(connection)
 
     def versions(self) -> tuple[str | None, str]:
         """The version of the tables (None: there are none yet) and the newest one. Raises DatabaseError."""
         with self._opened() as connection:
             script = ScriptDirectory.from_config(_alembic(connection))
-            return self._version_in(connection, script), script.get_heads()[0]
+            return _version_in(connection, script), script.get_heads()[0]
 
     @contextmanager
     def _opened(self) -> Iterator[Connection]:
@@ -237,17 +235,32 @@ class Database:
         except sqlalchemy.exc.DatabaseError as error:
             raise DatabaseError(f"the database {self.url.render_as_string()} cannot be opened: {error.orig}") from error
 
-    def _version_in(self, connection: Connection, script: ScriptDirectory) -> str | None:
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
-            raise DatabaseError(
-                f"the database is of version {current}, which this Feeder Hub does not know: it was written by "
-                "a newer one. Install that version again, or restore a backup."
-            )
-        return current
+
+def upgrade(connection: Connection) -> None:
+    """Bring the tables to the newest version as part of this transaction. Raises DatabaseError."""
+    config = _alembic(connection)
+    _version_in(connection, ScriptDirectory.from_config(config))
+    alembic_command.upgrade(config, "head")
 
 
-def _alembic(connection: Connection) -> AlembicConfig:
+def _version_in(connection: Connection, script: ScriptDirectory) -> str | None:
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None:
+        check_version(current, script)
+    return current
+
+
+def check_version(version: str, script: ScriptDirectory | None = None) -> None:
+    """Raises DatabaseError if tables of this version cannot be brought to the newest one here."""
+    script = script or ScriptDirectory.from_config(_alembic(None))
+    if version not in {revision.revision for revision in script.walk_revisions()}:
+        raise DatabaseError(
+            f"the database is of version {version}, which this Feeder Hub does not know: it was written by "
+            "a newer one. Install that version again, or restore a backup."
+        )
+
+
+def _alembic(connection: Connection | None) -> AlembicConfig:
     config = AlembicConfig()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection

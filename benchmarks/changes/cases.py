@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from typing import Final
 
 from benchmarks.changes.change import SITE
 from benchmarks.mqtt import HOST
-from benchmarks.processes import ROOT, Child, ChildFailed, module, output_of
+from benchmarks.processes import FEEDER_HUB, Child, ChildFailed, module, output_of
 from benchmarks.rounds import Case
 from benchmarks.servers import READY_WITHIN_S, mosquitto, redis_server
 
@@ -65,7 +64,7 @@ async def product(work_dir: Path, feeders: int) -> AsyncIterator[Case]:
 async def external(work_dir: Path, feeders: int) -> AsyncIterator[Case]:
     """The hub with an external broker (mosquitto) and an external Redis; SQLite on disk."""
     async with (
-        mosquitto(work_dir) as broker,
+        mosquitto(work_dir, for_a_hub=True) as broker,
         redis_server(work_dir) as redis_url,
         _hub(
             work_dir, "external", feeders, mqtt_port=broker.port, mqtt__url=f"mqtt://{HOST}:{broker.port}",
@@ -100,17 +99,16 @@ async def _hub(
 ) -> AsyncIterator[_Hub]:
     """A hub with one site. mqtt_port: of its broker, if that is an external one."""
     data_dir = work_dir / f"data-{name}"
-    feeder_hub = [sys.executable, str(ROOT / "main.py")]
     site = await output_of(
-        [*feeder_hub, "site", "add", SITE, "--feeders", str(feeders), "--json", "--data-dir", str(data_dir)]
+        [*FEEDER_HUB, "site", "add", SITE, "--feeders", str(feeders), "--json", "--data-dir", str(data_dir)]
     )
-    serve = [*feeder_hub, "serve", "--data-dir", str(data_dir), "--http-port", "0", "--mqtt-port", "0"]
+    serve = [*FEEDER_HUB, "serve", "--data-dir", str(data_dir), "--http-port", "0", "--mqtt-port", "0"]
     async with (
         Child.started(f"hub_{name}", serve, work_dir, settings) as hub,
         Child.started(f"echo_{name}", module("changes.echo_desktop"), work_dir) as echo,
         Child.started(f"load_{name}", module("changes.http_load"), work_dir) as load,
     ):
-        http_port, own_mqtt_port, token = await _greeting_of(hub)
+        http_port, own_mqtt_port, token = await hub_greeting(hub)
         if alive:
             await echo.say(port=mqtt_port or own_mqtt_port, secret=site["mqtt"]["secret"])
             await echo.hear(READY_WITHIN_S)
@@ -118,7 +116,7 @@ async def _hub(
         yield _Hub(hub, load, http_port, token)
 
 
-async def _greeting_of(hub: Child) -> tuple[int, int, str]:
+async def hub_greeting(hub: Child) -> tuple[int, int, str]:
     """Its HTTP port, its MQTT port and the first administrator's token, as it prints them when it has started."""
     http_port = mqtt_port = token = None
     while http_port is None or mqtt_port is None or token is None:

@@ -51,6 +51,15 @@ def test_every_case_of_the_broker_runs_end_to_end_without_an_error(tmp_path: Pat
     assert all(one["measured"] is not None for one in found["targets"])
 
 
+def test_what_farms_say_is_measured_end_to_end_without_an_error(tmp_path: Path, needs_program):
+    needs_program("mosquitto")
+    needs_program("redis-server")
+    found = measured(tmp_path, "ingest", "--farms", "20")
+    assert [one["what"] for one in found["medians"]] == ["heartbeats", "events"]
+    assert all(one["per_second"] > 0 and one["errors"] == 0 for one in found["medians"])
+    assert [one["must"] for one in found["targets"]] == [12_000, 5_000]
+
+
 def a_round(number: int, case: str, count: int, **fields) -> Round:
     figures = {"p50_ms": None, "p99_ms": None, "cpu_share": 0.1, "errors": 0, "first_error": None} | fields
     return Round(number, "what", case, Measured(count=count, seconds=1.0, **figures), server_cpu_s=None)

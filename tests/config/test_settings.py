@@ -239,3 +239,9 @@ def test_several_origins_fit_into_one_variable() -> None:
 def test_files_may_be_in_the_home_directory() -> None:
     key = load({"mqtt.tls_key": "~/key.pem"}, environ={}).mqtt.tls_key
     assert key == Path("~/key.pem").expanduser()
+
+
+def test_what_counts_for_today_is_kept_for_longer_than_a_day() -> None:
+    assert load(environ={"FEEDER_HUB_RETENTION__EVENTS_DAYS": "2"}).retention.events_days == 2
+    with pytest.raises(SettingsError, match=r"retention\.events_days|EVENTS_DAYS"):
+        load(environ={"FEEDER_HUB_RETENTION__EVENTS_DAYS": "1"})

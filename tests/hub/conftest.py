@@ -139,6 +139,10 @@ def postgres(
     needs_program("postgres")
     with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
         databases = PostgresDatabases(server)
+        # Nothing has to survive a power cut, and nobody works beside the tests.
+        for setting in ("synchronous_commit", "full_page_writes", "autovacuum"):
+            databases.execute(f"ALTER SYSTEM SET {setting} = off")
+        databases.execute("SELECT pg_reload_conf()")
         databases.execute("CREATE DATABASE template")
         _fill(databases.url("template"))
         yield databases

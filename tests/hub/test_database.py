@@ -66,14 +66,12 @@ async def epoch(database: Database) -> int:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.both_databases
 async def test_many_writes_at_once_are_all_there_with_their_results_in_order(database: Database) -> None:
     results = await asyncio.gather(*(database.write(count_one) for _ in range(1000)))
     assert results == list(range(1, 1001))
     assert await epoch(database) == 1000
 
 
-@pytest.mark.both_databases
 async def test_writes_that_come_at_once_share_transactions(database: Database) -> None:
     commits = 0
 
