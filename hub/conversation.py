@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 from prometheus_client import Histogram
+from sqlalchemy.exc import InterfaceError, OperationalError
 from ulid import ULID
 
 from hub import settlement
@@ -56,10 +57,12 @@ class _Events:
     stored: set[int] = field(default_factory=set)
 
     def through(self) -> int | None:
-        """The highest that is stored while nothing at or below it still waits; what it covers is forgotten."""
-        sure = {seq for seq in self.stored if not self.waiting or seq < min(self.waiting)}
-        self.stored -= sure
-        return max(sure, default=None)
+        """The highest that is stored while nothing at or below it still waits."""
+        return max((seq for seq in self.stored if not self.waiting or seq < min(self.waiting)), default=None)
+
+    def forget(self, through: int) -> None:
+        """The desktop has heard the thanks for these."""
+        self.stored = {seq for seq in self.stored if seq > through}
 
 
 @dataclass(slots=True)
@@ -70,6 +73,8 @@ class _Present:
     time_told_at_s: float = float("-inf")
     events: dict[str, _Events] = field(default_factory=dict)
     thanks_are_due: bool = False
+    thanks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Said and not answered: by the id under which they were said, through which seq of each feeder."""
 
 
 class Conversation:
@@ -96,7 +101,11 @@ class Conversation:
         if present is not None and present.to.session == heartbeat.session:
             present.to = _addressee(heartbeat)
             return True
-        self._arriving[site] = _Present(_addressee(heartbeat))
+        arriving = self._arriving.get(site)
+        if arriving is None or arriving.to.session != heartbeat.session:
+            self._arriving[site] = _Present(_addressee(heartbeat))
+        else:
+            arriving.to = _addressee(heartbeat)
         return False
 
     def accept(self, site: str, session: str) -> None:
@@ -104,6 +113,12 @@ class Conversation:
         arriving = self._arriving.get(site)
         if arriving is not None and arriving.to.session == session:
             self._present[site] = self._arriving.pop(site)
+
+    def disregard(self, site: str, session: str, seq: int) -> None:
+        """The heartbeat proved nothing: its session does not arrive by it. A later one of it may still count."""
+        arriving = self._arriving.get(site)
+        if arriving is not None and (arriving.to.session, arriving.to.seq) == (session, seq):
+            del self._arriving[site]
 
     def dismiss(self, site: str, session: str) -> None:
         """The session is not, or not any longer, the one that is present."""
@@ -160,6 +175,15 @@ class Conversation:
             events.stored.add(seq)
         finally:
             events.waiting.discard(seq)
+        self._thank(site, present)
+
+    def thank_again(self, site: str) -> None:
+        """What thanks were not heard are said once more: the broker or the database was away, or a message was lost."""
+        present = self._present.get(site)
+        if present is not None and any(events.stored for events in present.events.values()):
+            self._thank(site, present)
+
+    def _thank(self, site: str, present: _Present) -> None:
         if not present.thanks_are_due:
             present.thanks_are_due = True
             self._tasks.start(self._ack_events(site, present), "ack_events")
@@ -168,8 +192,21 @@ class Conversation:
         await asyncio.sleep(ACK_DELAY_S)
         present.thanks_are_due = False
         through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
-        if through:
-            await self._ask(site, present.to, "ack_events", {"through": through})
+        if not through:
+            return
+        try:
+            command_id = await self._ask(site, present.to, "ack_events", {"through": through})
+        except (OperationalError, InterfaceError) as error:
+            log.warning("thanks for events wait for the next heartbeat", site=site, reason=str(error))
+            return
+        if command_id is not None:
+            present.thanks[command_id] = through
+
+    def _thanks_were_heard(self, site: str, reply: Reply) -> None:
+        present = self._who(site)
+        if present is not None and reply.status == "applied":
+            for feeder, seq in present.thanks.pop(reply.id, {}).items():
+                present.events[feeder].forget(seq)
 
     # --- what comes back ---------------------------------------------------------------------------------------
 
@@ -182,7 +219,10 @@ class Conversation:
             return True
         if asked.name == "ping":
             self._time_was_told(site, reply, time.monotonic() - asked.at_s)
-        await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes or [])
+        if asked.name == "ack_events":
+            self._thanks_were_heard(site, reply)
+        if reply.outcomes:
+            await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes)
         self._asked.pop(reply.id, None)
         return True
 
@@ -195,13 +235,15 @@ class Conversation:
 
     # --- how -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> None:
+    async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
+        """The id under which it was said; None: it was not."""
         now_s = time.monotonic()
         for old in [known for known, asked in self._asked.items() if now_s - asked.at_s > _ANSWERS_KEPT_S]:
             del self._asked[old]
         command_id = await self._say(site, to, name, args)
         if command_id is not None:
             self._asked[command_id] = _Asked(site, name, to.journal_id, now_s)
+        return command_id
 
     async def _say(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
         stop_epoch = await self._database.read(lambda session: get_site(session, site).stop_epoch)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 from ulid import ULID
 
@@ -253,6 +254,35 @@ async def test_the_reply_to_an_acknowledgement_of_events_is_expected(process: Pr
     assert await process.rejects.last(SITE) == []
 
 
+async def test_thanks_for_events_are_repeated_with_the_heartbeats_until_they_are_heard(process: Process) -> None:
+    await process.beat(seq=1)
+    await process.link.take(EVENTS, event(1))
+    await process.link.told("ack_events", 1)  # and it is lost on its way
+    await process.beat(seq=2)
+    await process.answer((await process.link.told("ack_events", 2)).id, "applied")
+    await process.beat(seq=3)
+    await asyncio.sleep(2 * ACK_DELAY_S)
+    assert [said.args for said in process.link.said("ack_events")] == [{"through": {FEEDER: 1}}] * 2
+
+
+async def test_thanks_for_which_the_database_was_away_are_said_later(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await process.beat(seq=1)
+    read = process.database.read
+
+    async def away(_work: Any) -> Any:
+        raise OperationalError("SELECT", {}, Exception("away"))
+
+    await process.link.take(EVENTS, event(1))
+    monkeypatch.setattr(process.database, "read", away)
+    await asyncio.sleep(2 * ACK_DELAY_S)
+    assert process.link.said("ack_events") == []
+    monkeypatch.setattr(process.database, "read", read)
+    await process.beat(seq=2)
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 1}}
+
+
 async def test_an_event_is_not_acknowledged_over_one_that_still_waits_for_its_store(process: Process) -> None:
     await process.beat()
     with process.conversation.taking_event(SITE, FEEDER, 5):
@@ -312,6 +342,23 @@ async def test_a_late_heartbeat_of_an_old_session_does_not_take_the_living_ones_
     ack = await process.link.told("ack_events")
     assert ack.session == "session-2"
     assert await spans(process) == [("session-1", "replaced"), ("session-2", None)]
+
+
+@pytest.mark.parametrize("counted_here", [1, 2])
+async def test_a_session_is_present_where_one_of_its_first_heartbeats_counted_and_another_process_took_the_other(
+    process: Process, counted_here: int
+) -> None:
+    conversation = process.conversation
+    for seq in (1, 2):
+        assert conversation.hear(SITE, heartbeat(seq=seq)) is False
+    for seq in (1, 2):
+        if seq == counted_here:
+            conversation.accept(SITE, "session-1")
+        else:
+            conversation.disregard(SITE, "session-1", seq)
+    assert conversation.hear(SITE, heartbeat(seq=3)) is True
+    await process.link.take(EVENTS, event(1))
+    assert (await process.link.told("ack_events")).session == "session-1"
 
 
 async def test_a_fourth_session_within_a_minute_raises_two_desktops(process: Process) -> None:
