@@ -25,7 +25,7 @@ export PATH := $(PATH):$(SERVERS)
 AS_ROOT     = $(shell if [ "$$(id -u)" = 0 ]; then echo env; elif sudo -n true 2>/dev/null; then echo sudo env; else echo no; fi)
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test check format bench soak chaos lock programs packages clean
+.PHONY: help env run test check format bench soak chaos simulate lock programs packages clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ soak: env ## a thousand clients that come and go (ARGS="--minutes 1 --kill")
 
 chaos: env programs ## break one part after the other (ARGS="--faults 20 --seed 2")
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
+
+simulate: env ## the hub and a farm in virtual time, with every fault (SEEDS=300 ARGS="--seed 17")
+	@exec $(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),200) $(ARGS)
 
 lock: $(UV_STAMP) ## compile requirements.lock anew (ARGS=--upgrade)
 	$(UV) pip compile pyproject.toml --output-file requirements.lock --quiet --universal --python-version 3.11 \

@@ -190,12 +190,18 @@ def _set_config(command_id: str, order: SetConfig, name: str, feeder: Feeder, jo
     )
 
 
-def recovered(command: Command, name: str | None, feeder: Feeder | None, journal: Journal) -> Outcome:
-    """What became of a command that a stop of the desktop cut off: what the PLC shows."""
+def recovered(command: Command, name: str | None, plc: Plc, journal: Journal) -> Outcome:
+    """What became of a command that a stop of the desktop cut off: what the PLC shows.
+
+    Half an emergency stop is none: the rest of it is done now.
+    """
     code = Code.INTERRUPTED
     interrupted = Outcome(id=command.id, status="interrupted", code=code, detail=MEANING[code])
-    if name is None or feeder is None:
+    if command.name == "stop_all":
+        return _stop_all(command, plc, journal)
+    if name is None or name not in plc.names:
         return interrupted
+    feeder = plc[name]
     r = feeder.registers
     if command.name == "set_config":
         order = SetConfig.model_validate(command.args)

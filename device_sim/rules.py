@@ -82,9 +82,8 @@ class DesktopRules:
         """Catch up with the PLC, and settle what a crash left unsettled. Once, before the first session."""
         self._feeders.pass_time(now)
         for name, command in self.journal.unfinished():
-            feeder = self.plc[name] if name in self.plc.names else None
             with self.journal.together():
-                outcome = orders.recovered(command, name, feeder, self.journal)
+                outcome = orders.recovered(command, name, self.plc, self.journal)
                 self.journal.finish(outcome)
             log.warning(
                 "this desktop was stopped in the middle of %s %s: %s",

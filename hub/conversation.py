@@ -34,9 +34,10 @@ FRESH_FOR_S: Final = 4.0
 """A desktop takes the time of a ping only if the heartbeat that it answers is less than 5 s old."""
 ACK_DELAY_S: Final = 0.05
 ASK_FOR_EVENTS_EVERY_S: Final = 2.0
-RETRY_PAUSE_S: Final = 0.25
 _ANSWERS_KEPT_S: Final = 120.0
 _MOST_QUESTIONS: Final = 10_000
+_MOST_THANKS: Final = 100
+"""Of one session, said and not answered; the later ones cover the earlier."""
 LEAST_PING_PAUSE_S: Final = 0.5
 """A desktop that answers no ping and beats a hundred times a second is not asked a hundred times."""
 
@@ -63,10 +64,16 @@ class _Events:
     stored: set[int] = field(default_factory=set)
 
     def through(self) -> int | None:
-        """The highest that is stored while nothing at or below it still waits; what it covers is forgotten."""
-        sure = {seq for seq in self.stored if not self.waiting or seq < min(self.waiting)}
-        self.stored -= sure
-        return max(sure, default=None)
+        """The highest that is stored while nothing at or below it still waits; it stands for all below it."""
+        first_waiting = min(self.waiting, default=None)
+        sure = max((seq for seq in self.stored if first_waiting is None or seq < first_waiting), default=None)
+        if sure is not None:
+            self.forget(sure - 1)
+        return sure
+
+    def forget(self, through: int) -> None:
+        """The desktop has heard the thanks for these, or will hear them with later ones."""
+        self.stored = {seq for seq in self.stored if seq > through}
 
 
 @dataclass(slots=True)
@@ -85,6 +92,8 @@ class _Present:
     ask_again_at_s: float = float("-inf")
     events: dict[str, _Events] = field(default_factory=dict)
     thanks_are_due: bool = False
+    thanks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Said and not answered: by the id under which they were said, through which seq of each feeder."""
 
 
 class Conversation:
@@ -111,7 +120,11 @@ class Conversation:
         if present is not None and present.to.session == heartbeat.session:
             present.to = _addressee(heartbeat)
             return True
-        self._arriving[site] = _Present(_addressee(heartbeat), heard_all=heartbeat.seq == 1)
+        arriving = self._arriving.get(site)
+        if arriving is None or arriving.to.session != heartbeat.session:
+            self._arriving[site] = _Present(_addressee(heartbeat), heard_all=heartbeat.seq == 1)
+        else:
+            arriving.to = _addressee(heartbeat)
         return False
 
     def accept(self, site: str, session: str) -> None:
@@ -119,6 +132,12 @@ class Conversation:
         arriving = self._arriving.get(site)
         if arriving is not None and arriving.to.session == session:
             self._present[site] = self._arriving.pop(site)
+
+    def disregard(self, site: str, session: str, seq: int) -> None:
+        """The heartbeat proved nothing: its session does not arrive by it. A later one of it may still count."""
+        arriving = self._arriving.get(site)
+        if arriving is not None and (arriving.to.session, arriving.to.seq) == (session, seq):
+            del self._arriving[site]
 
     def dismiss(self, site: str, session: str) -> None:
         """The session is not, or not any longer, the one that is present."""
@@ -180,6 +199,12 @@ class Conversation:
             events.waiting.discard(seq)
         self._thank_soon(site, present)
 
+    def thank_again(self, site: str) -> None:
+        """What thanks were not heard are said once more: the broker or the database was away, or a message was lost."""
+        present = self._present.get(site)
+        if present is not None and any(events.stored for events in present.events.values()):
+            self._thank_soon(site, present)
+
     def _thank_soon(self, site: str, present: _Present) -> None:
         if not present.thanks_are_due:
             present.thanks_are_due = True
@@ -194,14 +219,23 @@ class Conversation:
                 await self._ask(site, present.to, "report", {"commands": []})
             return
         through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
-        while through and self._who(site) is present:
-            try:
-                await self._ask(site, present.to, "ack_events", {"through": through})
-            except (OperationalError, InterfaceError) as error:
-                log.warning("thanks for events wait: the database is away", site=site, reason=str(error.orig))
-                await asyncio.sleep(RETRY_PAUSE_S)
-            else:
-                return
+        if not through:
+            return
+        try:
+            command_id = await self._ask(site, present.to, "ack_events", {"through": through})
+        except (OperationalError, InterfaceError) as error:
+            log.warning("thanks for events wait for the next heartbeat", site=site, reason=str(error))
+            return
+        if command_id is not None:
+            present.thanks[command_id] = through
+            if len(present.thanks) > _MOST_THANKS:
+                del present.thanks[next(iter(present.thanks))]
+
+    def _thanks_were_heard(self, site: str, reply: Reply) -> None:
+        present = self._who(site)
+        if present is not None and reply.status == "applied":
+            for feeder, seq in present.thanks.pop(reply.id, {}).items():
+                present.events[feeder].forget(seq)
 
     # --- what comes back ---------------------------------------------------------------------------------------
 
@@ -214,11 +248,14 @@ class Conversation:
             return True
         if asked.name == "ping":
             self._time_was_told(site, reply, time.monotonic() - asked.at_s)
+        if asked.name == "ack_events":
+            self._thanks_were_heard(site, reply)
         present = self._who(site)
         if asked.name == "report" and present is not None and present.to.session == asked.session:
             present.heard_all = True  # the events that it keeps came before this reply
             self._thank_soon(site, present)
-        await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes or [])
+        if reply.outcomes:
+            await self._commands.take_outcomes(site, asked.journal_id, reply.outcomes)
         self._asked.pop(reply.id, None)
         return True
 
@@ -231,12 +268,14 @@ class Conversation:
 
     # --- how -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> None:
+    async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
+        """The id under which it was said; None: it was not."""
         now_s = time.monotonic()
         self._forget_old_questions(now_s)
         command_id = await self._say(site, to, name, args)
         if command_id is not None:
             self._asked[command_id] = _Asked(site, name, to.session, to.journal_id, now_s)
+        return command_id
 
     def _forget_old_questions(self, now_s: float) -> None:
         while self._asked:  # the oldest is the first

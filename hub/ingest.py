@@ -128,14 +128,17 @@ class Ingest:
         if not known:  # it must know the time before anybody, seeing its key, sends it an order
             await self._insist(message, lambda: self._conversation.tell_time(site, said))
         beat = await self._insist(message, lambda: self._beat(site, said, message))
-        if beat is Beat.ENDED or (beat is Beat.STALE and not known):
+        if beat is Beat.ENDED:
             self._conversation.dismiss(site, said.session)
-        if beat in (Beat.STALE, Beat.ENDED):
+            return
+        if beat is Beat.STALE:
+            self._conversation.disregard(site, said.session, said.seq)
             return
         self._conversation.accept(site, said.session)
         if beat is not Beat.RENEWED or not known:
             await self._insist(message, lambda: self._begin(site, said.session))
         if beat is Beat.RENEWED:
+            self._conversation.thank_again(site)
             await self._conversation.tell_time(site, said)
         else:
             await self._insist(message, lambda: self._conversation.ask_what_is_open(site, at_once=True))

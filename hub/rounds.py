@@ -44,7 +44,7 @@ class Rounds:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._go_round(), name="rounds")
+        self._task = asyncio.create_task(self._go_on(), name="rounds")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -53,16 +53,20 @@ class Rounds:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _go_round(self) -> None:
+    async def _go_on(self) -> None:
         while True:
-            for duty in (self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
-                try:
-                    await duty()
-                except (Unavailable, DBAPIError) as error:
-                    log.warning("a round was left out", duty=duty.__name__.strip("_"), reason=str(error))
-                except Exception:
-                    log.exception("a round failed", duty=duty.__name__.strip("_"))
+            await self.go_round()
             await asyncio.sleep(ROUND_EVERY_S)
+
+    async def go_round(self) -> None:
+        """Every duty once. One that fails is left to the next round, and keeps nobody from the others."""
+        for duty in (self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
+            try:
+                await duty()
+            except (Unavailable, DBAPIError) as error:
+                log.warning("a round was left out", duty=duty.__name__.strip("_"), reason=str(error))
+            except Exception:
+                log.exception("a round failed", duty=duty.__name__.strip("_"))
 
     async def _notice_the_gone(self) -> None:
         """Spans that the history holds open although the key is gone."""

@@ -493,6 +493,26 @@ def test_a_feeder_that_a_stop_did_not_reach_is_named_and_stopped_when_it_is_back
     assert site.states("f2")[-1]["condition"] == "stopped"
 
 
+def test_a_stop_that_a_crash_cut_off_is_done_when_the_desktop_is_back(site: PlayedSite) -> None:
+    site.connect()
+    real = site.journal.begin
+
+    def crash(*args: object) -> None:
+        real(*args)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    site.journal.begin = crash  # type: ignore[method-assign]  # the fault: nothing after it happens
+    stop = site.command("stop_all", stop_epoch=4)
+    with pytest.raises(KeyboardInterrupt):
+        site.send(stop)
+    site.crash()
+    assert site.journal.latched
+    assert [site.plc[name].condition for name in site.plc.names] == ["stopped", "stopped"]
+    site.connect()
+    site.send(stop)
+    assert site.replies(stop["id"])[-1]["status"] == "applied"
+
+
 def test_a_stop_that_comes_again_while_it_holds_tells_what_is_confirmed_by_now(site: PlayedSite) -> None:
     stop = site.command("stop_all", stop_epoch=1)
     site.plc.cut.add("f2")

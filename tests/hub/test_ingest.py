@@ -276,6 +276,35 @@ async def test_the_reply_to_an_acknowledgement_of_events_is_expected(process: Pr
     assert await process.rejects.last(SITE) == []
 
 
+async def test_thanks_for_events_are_repeated_with_the_heartbeats_until_they_are_heard(process: Process) -> None:
+    await process.beat(seq=1)
+    await process.link.take(EVENTS, event(1))
+    await process.link.told("ack_events", 1)  # and it is lost on its way
+    await process.beat(seq=2)
+    await process.answer((await process.link.told("ack_events", 2)).id, "applied")
+    await process.beat(seq=3)
+    await asyncio.sleep(2 * ACK_DELAY_S)
+    assert [said.args for said in process.link.said("ack_events")] == [{"through": {FEEDER: 1}}] * 2
+
+
+async def test_thanks_for_which_the_database_was_away_are_said_later(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await process.beat(seq=1)
+    read = process.database.read
+
+    async def away(_work: Any) -> Any:
+        raise OperationalError("SELECT", {}, Exception("away"))
+
+    await process.link.take(EVENTS, event(1))
+    monkeypatch.setattr(process.database, "read", away)
+    await asyncio.sleep(2 * ACK_DELAY_S)
+    assert process.link.said("ack_events") == []
+    monkeypatch.setattr(process.database, "read", read)
+    await process.beat(seq=2)
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 1}}
+
+
 async def test_an_event_is_not_acknowledged_over_one_that_still_waits_for_its_store(process: Process) -> None:
     await process.beat()
     with process.conversation.taking_event(SITE, FEEDER, 5):
@@ -347,6 +376,23 @@ async def test_a_late_heartbeat_of_an_old_session_does_not_take_the_living_ones_
     assert await spans(process) == [("session-1", "replaced"), ("session-2", None)]
 
 
+@pytest.mark.parametrize("counted_here", [1, 2])
+async def test_a_session_is_present_where_one_of_its_first_heartbeats_counted_and_another_process_took_the_other(
+    process: Process, counted_here: int
+) -> None:
+    conversation = process.conversation
+    for seq in (1, 2):
+        assert conversation.hear(SITE, heartbeat(seq=seq)) is False
+    for seq in (1, 2):
+        if seq == counted_here:
+            conversation.accept(SITE, "session-1")
+        else:
+            conversation.disregard(SITE, "session-1", seq)
+    assert conversation.hear(SITE, heartbeat(seq=3)) is True
+    await process.link.take(EVENTS, event(1))
+    assert (await process.link.told("ack_events")).session == "session-1"
+
+
 async def test_a_fourth_session_within_a_minute_raises_two_desktops(process: Process) -> None:
     async with Overheard(process.stream) as heard:
         for n in range(3):
@@ -394,10 +440,11 @@ async def test_events_are_thanked_for_after_they_are_stored_and_together(process
     assert stored == [[1, 2, 3, 9]]
 
 
-async def test_thanks_wait_for_a_database_that_is_away(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_thanks_wait_for_the_next_heartbeat_where_the_database_is_away(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await process.beat()
-    monkeypatch.setattr(hub.conversation, "RETRY_PAUSE_S", 0.01)
-    read, refusals = process.database.read, iter([OperationalError("SELECT", {}, Exception("restarts"))] * 2)
+    read, refusals = process.database.read, iter([OperationalError("SELECT", {}, Exception("restarts"))])
 
     async def read_if_there(work: Any) -> Any:
         if (refusal := next(refusals, None)) is not None:
@@ -406,7 +453,23 @@ async def test_thanks_wait_for_a_database_that_is_away(process: Process, monkeyp
 
     monkeypatch.setattr(process.database, "read", read_if_there)
     await process.link.take(EVENTS, event(1))
+    await asyncio.sleep(2 * ACK_DELAY_S)
+    assert process.link.said("ack_events") == []
+    await process.beat(seq=2)
     assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 1}}
+
+
+async def test_a_desktop_that_answers_no_thanks_costs_no_memory(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.conversation, "ACK_DELAY_S", 0.0)
+    await process.beat()
+    for seq in range(1, 201):
+        await process.link.take(EVENTS, event(seq))
+    await process.link.told("ack_events", 2)
+    present = process.conversation._present[SITE]
+    assert len(present.events[FEEDER].stored) < 20
+    assert len(present.thanks) <= 100
 
 
 @pytest.mark.both_databases

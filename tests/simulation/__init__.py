@@ -1,0 +1,1 @@
+"""The hub and a farm in virtual time: one seed is one schedule, with everything in it that may go wrong."""

@@ -1,0 +1,97 @@
+"""Bugs to plant into the hub, one by one: the simulation is worth what it finds of them."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Final
+from unittest.mock import patch
+
+from device_sim.rules import DesktopRules
+from hub import liveness, orders, settlement
+from hub.command_states import MAY_BECOME, CommandState
+from hub.commands import Commands
+from hub.conversation import Conversation
+from hub.models import Command
+from hub.orders import Order
+from hub.protocol.messages import Outcome
+
+Bug = Callable[[], AbstractContextManager[Any]]
+
+
+def no_compare_and_delete() -> AbstractContextManager[Any]:
+    """Every last will deletes the key, also the late one of a session that has been replaced."""
+    compare = "if redis.call('HGET', KEYS[1], 'session') ~= ARGV[1] then return 'other' end\n"
+    assert compare in liveness._END
+    return patch.object(liveness, "_END", liveness._END.replace(compare, ""))
+
+
+def a_dose_sent_again() -> AbstractContextManager[Any]:
+    """A dose that was not answered in time is ordered once more."""
+    real = Commands.mark_overdue
+
+    async def mark_overdue(self: Commands, only: str | None = None) -> list[Command]:
+        overdue = await real(self, only)
+        for command in overdue:
+            if command.name == "feed":
+                with contextlib.suppress(Exception):
+                    await self.send(Order(command.site_id, command.feeder_id, "feed", "hub", command.args), 0)
+        return overdue
+
+    return patch.object(Commands, "mark_overdue", mark_overdue)
+
+
+@contextlib.contextmanager
+def a_backward_transition() -> Iterator[None]:
+    """A late `received` takes back that the outcome is unknown."""
+    backward = {CommandState.UNKNOWN: MAY_BECOME[CommandState.UNKNOWN] | {CommandState.RECEIVED}}
+    with patch.dict(MAY_BECOME, backward):
+        received = settlement._advance_to(CommandState.RECEIVED)
+        with patch.dict(settlement._ADVANCE, {CommandState.RECEIVED: received}):
+            yield
+
+
+def orders_while_stopped() -> AbstractContextManager[Any]:
+    """The hub takes orders though the stop is latched."""
+    return patch.object(orders, "REFUSED_WHILE_STOPPED", frozenset())
+
+
+def not_seen_without_a_void() -> AbstractContextManager[Any]:
+    """The desktop says that it has not seen a command, and acts when it comes after all."""
+
+    def outcome(self: DesktopRules, command_id: str) -> Outcome:
+        known = self.journal.find(command_id)
+        if known is None:
+            return Outcome(id=command_id, status="not_seen")
+        return known.outcome or Outcome(id=command_id, status="running")
+
+    return patch.object(DesktopRules, "_outcome", outcome)
+
+
+def a_stop_that_is_not_repeated() -> AbstractContextManager[Any]:
+    """A site that is back is not told of the stop that it missed."""
+    return patch.object(Commands, "send_again", lambda _self, _stop: None)
+
+
+def events_thanked_for_unstored() -> AbstractContextManager[Any]:
+    """The hub thanks for events before it has stored them."""
+
+    @contextlib.contextmanager
+    def taking_event(self: Conversation, site: str, feeder: str, seq: int) -> Iterator[None]:
+        present = self._who(site)
+        if present is not None:
+            self._tasks.start(self._ask(site, present.to, "ack_events", {"through": {feeder: seq}}), "ack_events")
+        yield
+
+    return patch.object(Conversation, "taking_event", taking_event)
+
+
+BUGS: Final[dict[str, tuple[Bug, str]]] = {
+    "no compare-and-delete": (no_compare_and_delete, "is held to be dead, and nobody has said so"),
+    "a dose sent again": (a_dose_sent_again, "a dose acts twice"),
+    "a backward transition": (a_backward_transition, "received"),
+    "orders while stopped": (orders_while_stopped, "although the stop is latched"),
+    "a stop that is not repeated": (a_stop_that_is_not_repeated, "stop"),
+    "not seen without a void": (not_seen_without_a_void, "is not_executed"),
+    "events thanked for unstored": (events_thanked_for_unstored, "events never stored"),
+}
+"""Each with a part of what the judge says of it."""
