@@ -15,6 +15,7 @@ from hub.liveness import LivenessKeys
 from hub.orders import Desk
 from hub.protocol.link import Message, NotConnected
 from hub.protocol.topics import Topics
+from hub.quiet_log import QuietLines
 from hub.rejects import Rejects
 from hub.rounds import ROUND_EVERY_S, Rounds
 from hub.store import Store
@@ -180,7 +181,8 @@ class HubProcess:
         self._database: Opened = self._tables.opened()
         store = Store("redis://nowhere")
         store.redis = Server(self._exchange_with_redis(life), self._keys)  # type: ignore[assignment]
-        stream, tasks, rejects = LiveStream(store, STREAM_KEEPS), Tasks(), Rejects(store)
+        stream, tasks, lines = LiveStream(store, STREAM_KEEPS), Tasks(), QuietLines()
+        rejects = Rejects(store, lines)
         self.liveness = LivenessKeys(store, self._ttl_s)
         desk = Desk(self.hub_id, self.topics, self._timeout_s)
         self.link = SimulatedLink(self, life)
@@ -188,7 +190,7 @@ class HubProcess:
         conversation = Conversation(self._database, self.commands, desk, self.link, tasks)
         ingest = Ingest(self._database, self.liveness, stream, self.commands, conversation, rejects, self.topics, tasks)
         self.link.receive = ingest.receive
-        self._rounds = Rounds(self._database, self.liveness, stream, self.commands, conversation)
+        self._rounds = Rounds(self._database, self.liveness, stream, self.commands, conversation, lines)
 
     async def _run(self, life: Life, *, first: bool) -> None:
         await self._database.__aenter__()
