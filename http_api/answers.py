@@ -13,7 +13,7 @@ from http_api.problems import problem
 from http_api.schemas import CommandView
 from hub.command_states import CommandState
 from hub.errors import InvalidOrder
-from hub.models import Command
+from hub.models import CommandRow
 from hub.orders import Key
 from hub.protocol.codes import Code
 
@@ -48,14 +48,14 @@ def preferred_wait_s(request: Request) -> float | None:
     return wait_s
 
 
-def config_etag(command: Command) -> str:
+def config_etag(command: CommandRow) -> str:
     """Names the config that a `set_config` brought about."""
     result = command.result or {}
     version = result.get("config_version", command.args["config_version"])
     return f'"{version}.{result.get("local_rev", command.args["local_rev"])}"'
 
 
-def answer_to(command: Command, *, asynchronous: bool) -> Response:
+def answer_to(command: CommandRow, *, asynchronous: bool) -> Response:
     """The answer for a command as it is now. `asynchronous`: the caller did not want to wait for its end."""
     headers = {COMMAND_HEADER: command.id}
     state = S(command.state)
@@ -77,7 +77,7 @@ def answer_to(command: Command, *, asynchronous: bool) -> Response:
     return _refusal(command, state, headers)
 
 
-def _refusal(command: Command, state: CommandState, headers: dict[str, str]) -> Response:
+def _refusal(command: CommandRow, state: CommandState, headers: dict[str, str]) -> Response:
     told: dict[str, Any] = {"command_id": command.id, "code": command.code}
     said = ": ".join(part for part in (command.code, command.detail) if part) or "no reason given"
     match state:

@@ -26,6 +26,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from hub.errors import HubError
+from hub.statements import run_on
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -185,8 +186,8 @@ class Database:
         """Run the work in a transaction of its own, in this thread."""
         for remaining in range(_WRITE_TRIES - 1, -1, -1):
             try:
-                with self._write_engine.begin() as connection:
-                    return _run(connection, work)
+                with self._write_engine.begin() as connection, _session(connection) as session:
+                    return _run(session, work)
             except OperationalError as error:
                 if not remaining or not _is_busy(error):
                     raise
@@ -200,8 +201,8 @@ class Database:
     def _commit(self, works: list[Work]) -> list[Any]:
         """All in one transaction. One that refuses (HubError) has written nothing and costs the others nothing."""
         try:
-            with self._write_engine.begin() as connection:
-                return [_outcome(connection, work) for work in works]
+            with self._write_engine.begin() as connection, _session(connection) as session:
+                return [_outcome(session, work) for work in works]
         except Exception as error:  # noqa: BLE001 - told apart just below, one by one
             log.info("works of one transaction are run one by one", works=len(works), reason=repr(error))
             return [self._commit_alone(work) for work in works]
@@ -254,20 +255,29 @@ def _alembic(connection: Connection) -> AlembicConfig:
     return config
 
 
-def _outcome(connection: Connection, work: Work) -> Any:
+def _session(connection: Connection) -> Session:
+    """A session for the works of one transaction that was begun."""
+    session = Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only")
+    run_on(session, connection)
+    return session
+
+
+def _outcome(session: Session, work: Work) -> Any:
     """What the work returns, or its refusal."""
     try:
-        return _run(connection, work)
+        return _run(session, work)
     except HubError as refusal:
         return refusal
 
 
-def _run(connection: Connection, work: Callable[[Session], T]) -> T:
-    """A session of its own for each work: none sees objects that another one has loaded before it."""
-    with Session(connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session:
+def _run(session: Session, work: Callable[[Session], T]) -> T:
+    """The session is as new for each work: none sees objects that another one has loaded, or added, before it."""
+    try:
         result = work(session)
         session.flush()
         return result
+    finally:
+        session.expunge_all()
 
 
 def _is_busy(error: OperationalError) -> bool:
