@@ -4,6 +4,7 @@ import asyncio
 import math
 from typing import Any, Final, Self
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -98,7 +99,7 @@ class Store:
         connection = await pool.get_connection()
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                await connection.send_packed_command(connection.pack_commands(commands))
+                await connection.send_packed_command(b"".join([pack_command(command) for command in commands]))
                 return [await self._reply(connection, command[0]) for command in commands]
         finally:
             await pool.release(connection)
