@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any, Final
 
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -68,12 +69,12 @@ def answer_to(command: CommandRow, *, asynchronous: bool) -> Response:
                 "application/json",
             )
         config = (command.result or {}).get("config", command.args["config"])
-        return Response(_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
+        return Response(to_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
     latched_anyway = command.name == "stop_all" and state in (S.SENT, S.UNKNOWN)
     if state in (S.PENDING, S.RECEIVED) or latched_anyway or (asynchronous and state is S.SENT):
         headers["Location"] = f"/api/v1/commands/{command.id}"
         body = {"command_id": command.id, "state": state}
-        return Response(_json(body), 202, headers, "application/json")
+        return Response(to_json(body), 202, headers, "application/json")
     return _refusal(command, state, headers)
 
 
@@ -103,7 +104,3 @@ def _refusal(command: CommandRow, state: CommandState, headers: dict[str, str]) 
             headers["Location"] = f"/api/v1/commands/{command.id}"
             detail = f"No final answer in time. GET /api/v1/commands/{command.id} will tell what became of it."
             return problem(problems.OUTCOME_UNKNOWN, detail, headers, **told)
-
-
-def _json(content: Any) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode()

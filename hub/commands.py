@@ -4,6 +4,7 @@ Whoever waits for a command holds a future by its id; the row outlives the futur
 """
 
 import asyncio
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ TIMER_SLACK_S: Final = 0.005
 
 ENDS = Counter("feeder_hub_command_ends_total", "Commands that came to an end, by name and state.", ["name", "state"])
 DURATION = Histogram("feeder_hub_command_seconds", "From an order to its settled end.", ["name"])
+_ends, _duration = functools.cache(ENDS.labels), functools.cache(DURATION.labels)
 
 
 def brief(command: CommandRow) -> JsonObject:
@@ -261,9 +263,9 @@ class Commands:
         if command is None or not settled.moved:
             return
         if command.state in SETTLED:
-            ENDS.labels(command.name, command.state).inc()
+            _ends(command.name, command.state).inc()
             assert command.settled_at is not None
-            DURATION.labels(command.name).observe((command.settled_at - command.created_at).total_seconds())
+            _duration(command.name).observe((command.settled_at - command.created_at).total_seconds())
             for end in self._waiting.pop(command.id, []):
                 if not end.done():
                     end.set_result(command)

@@ -5,6 +5,7 @@ message waits here, unacknowledged; the broker's in-flight window bounds how man
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -39,6 +40,7 @@ from hub.tasks import Tasks
 RETRY_PAUSE_S: Final = 0.25
 
 MESSAGES = Counter("feeder_hub_messages_total", "MQTT messages taken in, by kind.", ["kind"])
+_messages = functools.cache(MESSAGES.labels)
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
@@ -111,7 +113,7 @@ class Ingest:
             self._lines.warning("message could not be taken in", repr(error), topic=message.topic, exc_info=error)
             await self._rejects.record(address.site, "internal", repr(error), message.topic, message.payload)
         finally:
-            MESSAGES.labels(address.kind).inc()
+            _messages(address.kind).inc()
             message.acknowledge()
 
     # --- one kind each -----------------------------------------------------------------------------------------

@@ -62,23 +62,28 @@ class Statement:
 
 @dataclass(slots=True)
 class _Compiled:
-    """binds: name, and what makes the driver's value. fixed: such values that stand in the statement itself.
+    """names: whose values the driver is given, in this order. binds: which of them it is given in another form.
 
-    columns: name and type of those that it finds or returns. read: makes their row; known after the first run, as it
-    depends on what the driver makes of each column.
+    fixed: values that stand in the statement itself, in the driver's form. columns: name and type of those that it
+    finds or returns. read: makes a row of them; known after the first run, as it depends on what the driver tells of
+    each column.
     """
 
     sql: str
     positional: bool
-    binds: tuple[tuple[str, Process | None], ...]
+    names: tuple[str, ...]
+    binds: tuple[tuple[int, Process], ...]
     fixed: dict[str, Any]
     columns: tuple[tuple[str, TypeEngine[Any]], ...]
     read: Callable[[tuple[Any, ...]], Row] | None = None
 
     def run(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
-        given = {**values, **self.fixed}
-        drivers = [given[name] if process is None else process(given[name]) for name, process in self.binds]
-        parameters: Any = drivers if self.positional else {name: v for (name, _), v in zip(self.binds, drivers)}  # noqa: B905
+        given = values | self.fixed
+        parameters: Any = [given[name] for name in self.names]
+        for n, process in self.binds:
+            parameters[n] = process(parameters[n])
+        if not self.positional:
+            parameters = dict(zip(self.names, parameters, strict=True))
         driver: Any = connection.connection.dbapi_connection
         try:
             cursor = driver.execute(self.sql, parameters)
@@ -94,19 +99,19 @@ class _Compiled:
 
 def _compile(clause: Any, dialect: Dialect) -> _Compiled:
     compiled = clause.compile(dialect=dialect)
-    names = compiled.positiontup if compiled.positional else list(compiled.bind_names.values())
-    binds = {name: compiled.binds[name] for name in names}
-    processes = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in binds.items()}
-    fixed = {
-        name: bind.value if process is None else process(bind.value)
-        for (name, bind), process in zip(binds.items(), processes.values(), strict=True)
-        if not bind.required
-    }
+    names = tuple(compiled.positiontup if compiled.positional else compiled.bind_names.values())
+    binds = [compiled.binds[name] for name in names]
+    processes = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
     return _Compiled(
         compiled.string,
         compiled.positional,
-        tuple((name, None if name in fixed else processes[name]) for name in names),
-        fixed,
+        names,
+        tuple((n, process) for n, process in enumerate(processes) if process is not None and binds[n].required),
+        {
+            name: bind.value if process is None else process(bind.value)
+            for name, bind, process in zip(names, binds, processes, strict=True)
+            if not bind.required
+        },
         tuple((column.name, column.type) for column in clause.exported_columns),
     )
 
@@ -116,13 +121,17 @@ def _reader(
 ) -> Callable[[tuple[Any, ...]], Row]:
     """What makes a row of the driver's values."""
     make_row = row_type("Row", [name for name, _ in columns])
-    processes = [
+    of_columns = [
         of.dialect_impl(dialect).result_processor(dialect, about[1])
         for (_, of), about in zip(columns, described, strict=True)
     ]
+    processes = [(n, process) for n, process in enumerate(of_columns) if process is not None]
 
     def read(values: tuple[Any, ...]) -> Row:
-        return make_row(*[v if process is None else process(v) for process, v in zip(processes, values)])  # noqa: B905
+        ours = list(values)
+        for n, process in processes:
+            ours[n] = process(ours[n])
+        return make_row(*ours)
 
     return read
 

@@ -7,13 +7,13 @@ and comes back.
 
 import asyncio
 import functools
-import json
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
+from pydantic_core import from_json, to_json
 from redis.exceptions import RedisError
 
 from hub.models import JsonObject
@@ -91,7 +91,7 @@ class LiveStream:
         """Tell every listener of every hub process. While Redis is away nobody can be told; that is logged."""
         told = self._store.call(
             *("XADD", STREAM_KEY, "MAXLEN", "~", self._keep_events, "*"),
-            *("kind", kind, "site", site, "data", json.dumps(data, separators=(",", ":"))),
+            *("kind", kind, "site", site, "data", to_json(data)),
         )
         told.add_done_callback(functools.partial(self._log_loss, kind, site))
 
@@ -197,4 +197,4 @@ def _arrived(reply: Any) -> list[Any]:
 
 def _entry(item: Any) -> Entry:
     entry_id, fields = item
-    return Entry(entry_id, fields["kind"], fields["site"], json.loads(fields["data"]))
+    return Entry(entry_id, fields["kind"], fields["site"], from_json(fields["data"]))
