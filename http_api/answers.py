@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any, Final
 
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +14,7 @@ from http_api.problems import problem
 from http_api.schemas import CommandView
 from hub.command_states import CommandState
 from hub.errors import InvalidOrder
-from hub.models import Command
+from hub.models import CommandRow
 from hub.orders import Key
 from hub.protocol.codes import Code
 
@@ -48,14 +49,14 @@ def preferred_wait_s(request: Request) -> float | None:
     return wait_s
 
 
-def config_etag(command: Command) -> str:
+def config_etag(command: CommandRow) -> str:
     """Names the config that a `set_config` brought about."""
     result = command.result or {}
     version = result.get("config_version", command.args["config_version"])
     return f'"{version}.{result.get("local_rev", command.args["local_rev"])}"'
 
 
-def answer_to(command: Command, *, asynchronous: bool) -> Response:
+def answer_to(command: CommandRow, *, asynchronous: bool) -> Response:
     """The answer for a command as it is now. `asynchronous`: the caller did not want to wait for its end."""
     headers = {COMMAND_HEADER: command.id}
     state = S(command.state)
@@ -68,16 +69,16 @@ def answer_to(command: Command, *, asynchronous: bool) -> Response:
                 "application/json",
             )
         config = (command.result or {}).get("config", command.args["config"])
-        return Response(_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
+        return Response(to_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
     latched_anyway = command.name == "stop_all" and state in (S.SENT, S.UNKNOWN)
     if state in (S.PENDING, S.RECEIVED) or latched_anyway or (asynchronous and state is S.SENT):
         headers["Location"] = f"/api/v1/commands/{command.id}"
         body = {"command_id": command.id, "state": state}
-        return Response(_json(body), 202, headers, "application/json")
+        return Response(to_json(body), 202, headers, "application/json")
     return _refusal(command, state, headers)
 
 
-def _refusal(command: Command, state: CommandState, headers: dict[str, str]) -> Response:
+def _refusal(command: CommandRow, state: CommandState, headers: dict[str, str]) -> Response:
     told: dict[str, Any] = {"command_id": command.id, "code": command.code}
     said = ": ".join(part for part in (command.code, command.detail) if part) or "no reason given"
     match state:
@@ -103,7 +104,3 @@ def _refusal(command: Command, state: CommandState, headers: dict[str, str]) -> 
             headers["Location"] = f"/api/v1/commands/{command.id}"
             detail = f"No final answer in time. GET /api/v1/commands/{command.id} will tell what became of it."
             return problem(problems.OUTCOME_UNKNOWN, detail, headers, **told)
-
-
-def _json(content: Any) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode()

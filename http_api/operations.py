@@ -1,5 +1,6 @@
 """What a call is: one declaration that routes it, guards it, reads it and documents it."""
 
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,6 @@ TOKEN_REMEMBERED_S: Final = 5.0
 _TOKENS_REMEMBERED: Final = 10_000
 
 log = structlog.get_logger()
-Q = TypeVar("Q", bound=Query)
 B = TypeVar("B", bound=BaseModel)
 
 
@@ -163,8 +163,15 @@ def _may_exist(path_params: Mapping[str, str]) -> bool:
     return all(is_ulid(text) if name == "command" else is_id(text) for name, text in path_params.items())
 
 
-def read_query(model: type[Q], request: Request) -> Q:
+@functools.cache
+def _no_query(model: type[Query]) -> Query:
+    return model.model_validate({})
+
+
+def read_query(model: type[Query], request: Request) -> Query:
     try:
+        if not request.scope["query_string"]:
+            return _no_query(model)
         return model.model_validate(dict(request.query_params))
     except ValidationError as error:
         raise InvalidOrder("The query is wrong.", faults_of(error, "query.")) from error

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hub.command_states import CommandState
 from hub.feeders import drift
 from hub.liveness import Liveness
-from hub.models import Command, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
+from hub.models import CommandRow, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
 from hub.protocol.messages import NO_NUL, FeederConfig, Window
 from hub.protocol.times import Instant
 from hub.protocol.topics import Id
@@ -331,7 +331,7 @@ class CommandView(View):
     story: list[StepView]
 
     @classmethod
-    def of(cls, command: Command, story: list[CommandStep]) -> "CommandView":
+    def of(cls, command: CommandRow, story: list[CommandStep]) -> "CommandView":
         closed = None
         if command.closed_at is not None:
             closed = ClosedView(at=command.closed_at, by=command.closed_by or "", remark=command.remark or "")
@@ -342,13 +342,14 @@ class CommandView(View):
             replaces=command.replaces_id,
             closed=closed,
             story=[StepView(state=CommandState(step.state), at=step.at, cause=step.cause) for step in story],
-            **command.model_dump(
-                include={
-                    *("id", "name", "args", "code", "detail", "result", "actor"),
-                    *("created_at", "expires_at", "deadline_at", "settled_at"),
-                }
-            ),
+            **{name: getattr(command, name) for name in _SAME_NAMES},
         )
+
+
+_SAME_NAMES = (
+    *("id", "name", "args", "code", "detail", "result", "actor"),
+    *("created_at", "expires_at", "deadline_at", "settled_at"),
+)
 
 
 class ChangeView(View):

@@ -4,6 +4,7 @@ Whoever waits for a command holds a future by its id; the row outlives the futur
 """
 
 import asyncio
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from hub.command_states import SETTLED, CommandState
 from hub.database import Database
 from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound, NotUnresolved
 from hub.liveness import AliveSession, LivenessKeys
-from hub.models import Command, CommandStep, JsonObject
+from hub.models import Command, CommandRow, CommandStep, JsonObject
 from hub.orders import ConfigOrder, Desk, Order, Placed, check_target, place, placed_before, to_message
 from hub.protocol.link import Link, NotConnected
 from hub.protocol.messages import Outcome, Reply, encode
@@ -36,9 +37,10 @@ TIMER_SLACK_S: Final = 0.005
 
 ENDS = Counter("feeder_hub_command_ends_total", "Commands that came to an end, by name and state.", ["name", "state"])
 DURATION = Histogram("feeder_hub_command_seconds", "From an order to its settled end.", ["name"])
+_ends, _duration = functools.cache(ENDS.labels), functools.cache(DURATION.labels)
 
 
-def brief(command: Command) -> JsonObject:
+def brief(command: CommandRow) -> JsonObject:
     """A command as the live stream tells it."""
     return {
         "id": command.id,
@@ -70,17 +72,17 @@ class Commands:
         self._stream = stream
         self._desk = desk
         self._link = link
-        self._waiting: dict[str, list[asyncio.Future[Command]]] = {}
+        self._waiting: dict[str, list[asyncio.Future[CommandRow]]] = {}
 
     # --- from a caller -----------------------------------------------------------------------------------------
 
-    async def send(self, order: Order, wait_s: float | None = None) -> Command:
+    async def send(self, order: Order, wait_s: float | None = None) -> CommandRow:
         """Place the order, publish it, and wait for its end, at most `wait_s` (None: as long as it may take to begin).
 
         The command as it then is: settled, or `sent`, `received` or `unknown`. Raises NotFound, InvalidOrder, Refused
         or Unavailable; then nothing was sent. An order that was placed before is not placed again.
         """
-        command = None
+        command: CommandRow | None = None
         if order.key is not None:
             command = await self._database.read(lambda session: placed_before(session, order))
         if command is None:
@@ -111,13 +113,13 @@ class Commands:
                 raise
             return Placed(earlier, is_new=False)
 
-    async def _publish_and_wait(self, command: Command, wait_s: float | None) -> Command:
+    async def _publish_and_wait(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         with self._expecting(command.id) as end:
             self._publish(command)
             self._stream.publish("command", command.site_id, brief(command))
             return await self._end_of(command, end, wait_s)
 
-    async def _wait_for_another(self, command: Command, wait_s: float | None) -> Command:
+    async def _wait_for_another(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         """The end of a command that somebody else sent, or will send; it may be another process."""
         with self._expecting(command.id) as end:
             command = await self.get(command.id)
@@ -142,7 +144,7 @@ class Commands:
             )
         return to
 
-    def _publish(self, command: Command) -> None:
+    def _publish(self, command: CommandRow) -> None:
         topic = self._desk.topics.commands(command.site_id, command.feeder_id)
         try:
             self._link.publish(topic, encode(to_message(command, self._desk.topics, utc_now())))
@@ -151,8 +153,8 @@ class Commands:
             log.warning("command not published: no connection to the broker", command=command.id, site=command.site_id)
 
     @contextmanager
-    def _expecting(self, command_id: str) -> Iterator[asyncio.Future[Command]]:
-        end: asyncio.Future[Command] = asyncio.get_running_loop().create_future()
+    def _expecting(self, command_id: str) -> Iterator[asyncio.Future[CommandRow]]:
+        end: asyncio.Future[CommandRow] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(command_id, []).append(end)
         try:
             yield end
@@ -163,7 +165,7 @@ class Commands:
             if not waiting:
                 self._waiting.pop(command_id, None)
 
-    async def _end_of(self, command: Command, end: asyncio.Future[Command], wait_s: float | None) -> Command:
+    async def _end_of(self, command: CommandRow, end: asyncio.Future[CommandRow], wait_s: float | None) -> CommandRow:
         until_deadline_s = (command.deadline_at - utc_now()).total_seconds()
         patience_s = min(self._desk.timeout_s if wait_s is None else wait_s, until_deadline_s)
         if wait_s == 0:
@@ -215,7 +217,7 @@ class Commands:
 
     # --- by the clock ------------------------------------------------------------------------------------------
 
-    async def mark_overdue(self, only: str | None = None) -> list[Command]:
+    async def mark_overdue(self, only: str | None = None) -> list[CommandRow]:
         """Make what is past its deadline `unknown`, whichever process sent it."""
         now = utc_now()
         overdue = await self._database.write(lambda session: settlement.mark_overdue(session, now, only))
@@ -261,9 +263,9 @@ class Commands:
         if command is None or not settled.moved:
             return
         if command.state in SETTLED:
-            ENDS.labels(command.name, command.state).inc()
+            _ends(command.name, command.state).inc()
             assert command.settled_at is not None
-            DURATION.labels(command.name).observe((command.settled_at - command.created_at).total_seconds())
+            _duration(command.name).observe((command.settled_at - command.created_at).total_seconds())
             for end in self._waiting.pop(command.id, []):
                 if not end.done():
                     end.set_result(command)

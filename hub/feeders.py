@@ -6,7 +6,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
-from sqlalchemy import Row, Update, and_, bindparam, func, insert, update
+from sqlalchemy import and_, bindparam, func, insert, update
 from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
@@ -14,7 +14,7 @@ from hub.errors import Fault, InvalidOrder, NotFound
 from hub.models import (
     CONFIG_REVISION,
     FEEDER,
-    Command,
+    CommandRow,
     ConfigRevision,
     Feeder,
     FeederEvent,
@@ -23,6 +23,7 @@ from hub.models import (
     Site,
 )
 from hub.protocol.messages import FeederConfig, State, differences
+from hub.statements import Row, Statement
 
 _BOUNDS: Final = ("ge", "le", "gt", "lt", "max_length", "min_length")
 
@@ -107,27 +108,50 @@ def grams_today(session: Session, site: Site, feeders: list[str], now: datetime)
 # --- what desktops report: statements built once ------------------------------------------------------------------
 
 _THIS_FEEDER: Final = and_(FEEDER.c.site_id == bindparam("this_site"), FEEDER.c.id == bindparam("this_feeder"))
-_LOCK: Final = sa_select(FEEDER).where(_THIS_FEEDER).with_for_update()
+_FOR_RULES: Final = (
+    *(
+        "site_id",
+        "id",
+        "reported_version",
+        "local_rev",
+        "last_version",
+        "desired_config",
+        "state_journal_id",
+        "state_seq",
+    ),
+    *("pending_command_id", "in_flight_command_id"),
+)
+_LOCK: Final = Statement(sa_select(*(FEEDER.c[name] for name in _FOR_RULES)).where(_THIS_FEEDER).with_for_update())
 _CONFIG_COLUMNS: Final = ("reported_config", "reported_version", "local_rev", "last_version")
 _STATE_COLUMNS: Final = (
     *("state_journal_id", "state_seq", "state_at"),
     *("condition", "control", "silo_g", "next_meal_at"),
 )
-_DESIRED_COLUMNS: Final = ("pending_command_id", "in_flight_command_id", "desired_config", "desired_version")
+_FLIGHT_COLUMNS: Final = ("pending_command_id", "in_flight_command_id")
 
 
-def _update_of(*columns: str) -> Update:
-    return update(FEEDER).where(_THIS_FEEDER).values({name: bindparam(name) for name in columns})
+def _update_of(*columns: str) -> Statement:
+    return Statement(update(FEEDER).where(_THIS_FEEDER).values({name: bindparam(name) for name in columns}))
 
 
 _TAKE_STATE: Final = _update_of(*_CONFIG_COLUMNS, *_STATE_COLUMNS)
-_SETTLE_CONFIG: Final = _update_of(*_CONFIG_COLUMNS, *_DESIRED_COLUMNS)
-_INSERT_REVISION: Final = insert(CONFIG_REVISION)
+_SETTLE_CONFIG: Final = _update_of(*_CONFIG_COLUMNS, *_FLIGHT_COLUMNS)
+_END_FLIGHT: Final = _update_of(*_FLIGHT_COLUMNS)
+_WANT_WHAT_IS: Final = Statement(
+    update(FEEDER)
+    .where(_THIS_FEEDER)
+    .values(desired_config=FEEDER.c.reported_config, desired_version=FEEDER.c.reported_version)
+)
+_INSERT_REVISION: Final = Statement(
+    insert(CONFIG_REVISION)
+    .inline()
+    .values({column.name: bindparam(column.name) for column in CONFIG_REVISION.c if column.name != "id"})
+)
 
 
-def lock_feeder(session: Session, site: str, feeder: str) -> Row[Any]:
-    """The feeder's row; nobody else changes it until this transaction ends. Raises NotFound."""
-    row = session.connection().execute(_LOCK, {"this_site": site, "this_feeder": feeder}).first()
+def lock_feeder(session: Session, site: str, feeder: str) -> Row:
+    """What rules ask of the feeder's row; nobody else changes it until this transaction ends. Raises NotFound."""
+    row = _LOCK.first(session, this_site=site, this_feeder=feeder)
     if row is None:
         raise NotFound(f"Site {site} has no feeder {feeder}.")
     return row
@@ -143,20 +167,18 @@ def take_state(session: Session, site: str, feeder: str, state: State) -> list[s
         return None
     config = state.config.model_dump()
     taken = _taken(session, row, config, state.config_version, state.local_rev, state.at)
-    session.connection().execute(
-        _TAKE_STATE,
-        {
-            "this_site": site,
-            "this_feeder": feeder,
-            **taken,
-            "state_journal_id": state.journal_id,
-            "state_seq": state.seq,
-            "state_at": state.at,
-            "condition": state.condition,
-            "control": state.control,
-            "silo_g": state.silo_g,
-            "next_meal_at": state.next_meal_at,
-        },
+    _TAKE_STATE.run(
+        session,
+        this_site=site,
+        this_feeder=feeder,
+        **taken,
+        state_journal_id=state.journal_id,
+        state_seq=state.seq,
+        state_at=state.at,
+        condition=state.condition,
+        control=state.control,
+        silo_g=state.silo_g,
+        next_meal_at=state.next_meal_at,
     )
     desired = config_of(row.desired_config)
     return [] if desired is None else differences(desired, state.config)
@@ -171,22 +193,23 @@ def settle_config(
     longer either.
     """
     row = lock_feeder(session, site, feeder)
-    values = {name: getattr(row, name) for name in (*_CONFIG_COLUMNS, *_DESIRED_COLUMNS)}
+    left = {
+        "pending_command_id": None if row.pending_command_id == command_id else row.pending_command_id,
+        "in_flight_command_id": None if row.in_flight_command_id == command_id else row.in_flight_command_id,
+    }
     version, local_rev = answer.get("config_version", row.reported_version or 0), answer.get("local_rev", row.local_rev)
     # Told late, it may be older than what is known already.
     if "config" in answer and (version, local_rev) >= (row.reported_version or 0, row.local_rev):
-        values |= _taken(session, row, answer["config"], version, local_rev, now)
-    if row.in_flight_command_id == command_id:
-        values["in_flight_command_id"] = None
-    if row.pending_command_id == command_id:
-        values["pending_command_id"] = None
-        if not applied:
-            values |= {"desired_config": values["reported_config"], "desired_version": values["reported_version"]}
-    session.connection().execute(_SETTLE_CONFIG, {"this_site": site, "this_feeder": feeder, **values})
-    return values["pending_command_id"] is not None and values["in_flight_command_id"] is None
+        taken = _taken(session, row, answer["config"], version, local_rev, now)
+        _SETTLE_CONFIG.run(session, this_site=site, this_feeder=feeder, **taken, **left)
+    else:
+        _END_FLIGHT.run(session, this_site=site, this_feeder=feeder, **left)
+    if row.pending_command_id == command_id and not applied:
+        _WANT_WHAT_IS.run(session, this_site=site, this_feeder=feeder)
+    return left["pending_command_id"] is not None and left["in_flight_command_id"] is None
 
 
-def end_flight(session: Session, command: Command) -> None:
+def end_flight(session: Session, command: CommandRow) -> None:
     """A `set_config` was not answered in time: the next change of its feeder need not wait for it any longer.
 
     The desktop does not begin it any more: it is past its `expires_at`, which is not later than its deadline.
@@ -203,7 +226,7 @@ def end_flight(session: Session, command: Command) -> None:
 
 
 def _taken(
-    session: Session, row: Row[Any], config: JsonObject, version: int, local_rev: int, at: datetime
+    session: Session, row: Row, config: JsonObject, version: int, local_rev: int, at: datetime
 ) -> dict[str, Any]:
     """What changes in the row by a config read back from the PLC. An edit made on the farm becomes a revision."""
     if local_rev > row.local_rev:
@@ -229,19 +252,17 @@ def add_revision(
     command_id: str | None = None,
 ) -> None:
     """A revision of a feeder's config: ordered by somebody, or (without a command) made on the farm itself."""
-    session.connection().execute(
-        _INSERT_REVISION,
-        {
-            "site_id": site,
-            "feeder_id": feeder,
-            "version": version,
-            "local_rev": local_rev,
-            "config": config,
-            "at": at,
-            "actor": actor,
-            "command_id": command_id,
-            "origin": "local" if command_id is None else "hub",
-        },
+    _INSERT_REVISION.run(
+        session,
+        site_id=site,
+        feeder_id=feeder,
+        version=version,
+        local_rev=local_rev,
+        config=config,
+        at=at,
+        actor=actor,
+        command_id=command_id,
+        origin="local" if command_id is None else "hub",
     )
 
 

@@ -5,6 +5,7 @@ message waits here, unacknowledged; the broker's in-flight window bounds how man
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Final, TypeVar
 
 from prometheus_client import Counter
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlmodel import Session
@@ -23,7 +25,7 @@ from hub.database import Database
 from hub.errors import NotFound
 from hub.feeders import get_feeder, take_state
 from hub.liveness import Beat, LivenessKeys
-from hub.models import FEEDER_EVENT
+from hub.models import FEEDER, FEEDER_EVENT
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.link import Message
 from hub.protocol.messages import Event, Heartbeat, Offline, Reply, State
@@ -32,6 +34,7 @@ from hub.protocol.topics import Address, Kind, Topics
 from hub.quiet_log import QuietLines
 from hub.rejects import Rejects
 from hub.sites import get_site
+from hub.statements import Statement
 from hub.store import StoreUnreachable
 from hub.stream import LiveStream
 from hub.tasks import Tasks
@@ -39,6 +42,7 @@ from hub.tasks import Tasks
 RETRY_PAUSE_S: Final = 0.25
 
 MESSAGES = Counter("feeder_hub_messages_total", "MQTT messages taken in, by kind.", ["kind"])
+_messages = functools.cache(MESSAGES.labels)
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
@@ -111,7 +115,7 @@ class Ingest:
             self._lines.warning("message could not be taken in", repr(error), topic=message.topic, exc_info=error)
             await self._rejects.record(address.site, "internal", repr(error), message.topic, message.payload)
         finally:
-            MESSAGES.labels(address.kind).inc()
+            _messages(address.kind).inc()
             message.acknowledge()
 
     # --- one kind each -----------------------------------------------------------------------------------------
@@ -242,15 +246,19 @@ async def announce_end(
 
 def store_event(session: Session, site: str, feeder: str, event: Event, received_at: datetime) -> bool:
     """Store an event once by its id; False if it was there. Raises NotFound."""
-    get_feeder(session, site, feeder)
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    inserted = session.execute(
-        dialect.insert(FEEDER_EVENT)
-        .values(site_id=site, feeder_id=feeder, received_at=received_at, **event.model_dump())
-        .on_conflict_do_nothing()
-        .returning(FEEDER_EVENT.c.id)
-    )
-    return inserted.first() is not None
+    if _FEEDER.first(session, site=site, feeder=feeder) is None:
+        get_feeder(session, site, feeder)  # says what is not there
+    store = _STORE[session.get_bind().dialect.name]
+    return bool(store.run(session, site_id=site, feeder_id=feeder, received_at=received_at, **event.model_dump()))
+
+
+_FEEDER: Final = Statement(
+    select(FEEDER.c.id).where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
+)
+_STORE: Final = {
+    name: Statement(dialect.insert(FEEDER_EVENT).on_conflict_do_nothing().returning(FEEDER_EVENT.c.id))
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
 
 
 def _feeder_of(address: Address) -> str:

@@ -172,13 +172,15 @@ class LivenessKeys:
 
     async def require_alive(self, site: str) -> AliveSession:
         """The session to address. Raises DesktopOffline or LivenessUnknown."""
+        asked = ("HMGET", _alive_key(site), "session", "journal_id", "seq")
         try:
-            (session, journal_id, seq), last_seen_ms, epoch = await self._look(
-                ("HMGET", _alive_key(site), "session", "journal_id", "seq"),
-                ("HGET", _seen_key(site), "last_seen_ms"),
-                ("MGET", EPOCH_KEY, RECOVERING_KEY),
-            )
-            settled = session is not None or await self._is_settled(epoch)
+            ((session, journal_id, seq),) = await self._look(asked)
+            last_seen_ms, settled = None, True
+            if session is None:  # ask again, together with what it means that the key is not there
+                (session, journal_id, seq), last_seen_ms, epoch = await self._look(
+                    asked, ("HGET", _seen_key(site), "last_seen_ms"), ("MGET", EPOCH_KEY, RECOVERING_KEY)
+                )
+                settled = session is not None or await self._is_settled(epoch)
         except StoreUnreachable as error:
             raise LivenessUnknown(
                 f"Whether the desktop of site {site} is alive cannot be known now: {error}"

@@ -3,15 +3,17 @@
 Times are UTC in whole milliseconds; grams are floats in g; ids are the contract's ids and ULIDs.
 
 What every change and every message runs through uses the tables (SITE, FEEDER ...) with statements that are built once:
-a row costs a sixth of what the object mapper takes for it. Everything else uses the classes.
+see `hub.statements`. Everything else uses the classes.
 """
 
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKeyConstraint, Index, Row, text
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKeyConstraint, Index, text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
+
+from hub.statements import Row, row_type
 
 JsonObject = dict[str, Any]
 
@@ -266,5 +268,8 @@ FEEDER_EVENT: Final = SQLModel.metadata.tables["feeder_event"]
 IDEMPOTENCY_KEY: Final = SQLModel.metadata.tables["idempotency_key"]
 PRESENCE: Final = SQLModel.metadata.tables["presence"]
 
-FeederRow = Feeder | Row[Any]
+FeederRow = Feeder | Row
 """A feeder as an object, or as a row of FEEDER: the same names either way."""
+CommandRow = Command | Row
+"""The same of a command and COMMAND."""
+command_row: Final = row_type("CommandRow", COMMAND.c.keys())

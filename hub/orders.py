@@ -21,20 +21,22 @@ from hub.feeders import add_revision, config_of, dose_duration, etag, faults_of,
 from hub.liveness import AliveSession
 from hub.models import (
     COMMAND,
-    COMMAND_STEP,
     FEEDER,
     SITE,
     Command,
+    CommandRow,
     FeederRow,
     IdempotencyKey,
     JsonObject,
     Site,
+    command_row,
 )
 from hub.protocol import messages
 from hub.protocol.messages import ARGUMENTS, FEEDER_COMMANDS, FeederConfig
 from hub.protocol.topics import Topics
 from hub.safety import check_dose
 from hub.sites import get_site
+from hub.statements import Statement
 
 SUPERSEDED: Final = "superseded"
 """The code of a change that waited and whose place a newer one took; no desktop's, as none ever saw it."""
@@ -90,9 +92,9 @@ class Placed:
     superseded: the change that waited, and whose place this one took.
     """
 
-    command: Command
+    command: CommandRow
     is_new: bool
-    superseded: Command | None = None
+    superseded: CommandRow | None = None
 
 
 def placed_before(session: Session, order: Order) -> Command | None:
@@ -146,16 +148,12 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
         "expires_at": expires_at,
         "deadline_at": expires_at + ready.duration,
         "replaces_id": None if superseded is None else superseded.id,
+        "report_count": 0,
     }
-    connection = session.connection()
-    connection.execute(_INSERT_COMMAND, {**command, "report_count": 0})
-    steps = [(CommandState.PENDING, f"ordered by {order.actor}")]
+    _INSERT_COMMAND.run(session, **command)
+    settlement.add_step(session, command_id, CommandState.PENDING, f"ordered by {order.actor}", now)
     if not waits:
-        steps.append((CommandState.SENT, "to be published"))
-    connection.execute(
-        _INSERT_STEP,
-        [{"command_id": command_id, "state": state, "at": now, "cause": cause} for state, cause in steps],
-    )
+        settlement.add_step(session, command_id, CommandState.SENT, "to be published", now)
     if ready.config is not None:
         _give_out(session, order, ready.config, command_id, ready.in_flight_id if waits else command_id, now)
     if order.key is not None:
@@ -168,10 +166,10 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
                 created_at=now,
             )
         )
-    return Placed(Command(**command), is_new=True, superseded=superseded)
+    return Placed(command_row(**command), is_new=True, superseded=superseded)
 
 
-def _supersede(session: Session, waiting_id: str, by_id: str, now: datetime) -> Command | None:
+def _supersede(session: Session, waiting_id: str, by_id: str, now: datetime) -> CommandRow | None:
     """End a change that waits; None if it does not any more."""
     detail = f"A newer change of this feeder took its place: command {by_id}."
     cause = f"replaced by {by_id}"
@@ -193,17 +191,20 @@ class _Ready:
     waiting_id: str | None = None
 
 
-_INSERT_COMMAND: Final = insert(COMMAND)
-_INSERT_STEP: Final = insert(COMMAND_STEP)
+_OF_AN_ORDER: Final = (
+    *("id", "site_id", "feeder_id", "name", "args", "state", "actor", "hub_id", "session", "journal_id", "stop_epoch"),
+    *("created_at", "expires_at", "deadline_at", "replaces_id", "report_count"),
+)
+_INSERT_COMMAND: Final = Statement(insert(COMMAND).values({name: bindparam(name) for name in _OF_AN_ORDER}))
 # Nobody stops the site before the order is committed, and who waits here for a stop sees its latch. Orders do not wait
 # for each other's lock of the site, only for those of the same feeder.
-_TARGET: Final = (
+_TARGET: Final = Statement(
     sa_select(FEEDER, SITE.c.time_zone, SITE.c.stop_epoch, SITE.c.stopped_at)
     .join(SITE, SITE.c.id == FEEDER.c.site_id)
     .where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
     .suffix_with("FOR SHARE OF site FOR UPDATE OF feeder", dialect="postgresql")
 )
-_GIVE_OUT: Final = (
+_GIVE_OUT: Final = Statement(
     update(FEEDER)
     .where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
     .values(
@@ -217,7 +218,7 @@ _GIVE_OUT: Final = (
 
 
 def _for_feeder(session: Session, order: Order, feeder: str, now: datetime) -> _Ready:
-    target = session.connection().execute(_TARGET, {"site": order.site, "feeder": feeder}).first()
+    target = _TARGET.first(session, site=order.site, feeder=feeder)
     if target is None:
         check_target(session, order)
         raise NotFound(f"Site {order.site} has no feeder {feeder}.")
@@ -277,16 +278,14 @@ def _give_out(
     """The change is what is wanted from now on. The feeder's row is locked, so versions only go up."""
     assert order.feeder is not None
     config = change.config.model_dump()
-    session.connection().execute(
-        _GIVE_OUT,
-        {
-            "site": order.site,
-            "feeder": order.feeder,
-            "version": change.config_version,
-            "config": config,
-            "command_id": command_id,
-            "in_flight_id": in_flight_id,
-        },
+    _GIVE_OUT.run(
+        session,
+        site=order.site,
+        feeder=order.feeder,
+        version=change.config_version,
+        config=config,
+        command_id=command_id,
+        in_flight_id=in_flight_id,
     )
     add_revision(
         session,
@@ -308,7 +307,7 @@ def check_target(session: Session, order: Order) -> None:
         get_feeder(session, order.site, order.feeder)
 
 
-def to_message(command: Command, topics: Topics, issued_at: datetime) -> messages.Command:
+def to_message(command: CommandRow, topics: Topics, issued_at: datetime) -> messages.Command:
     """What is published for a command's row."""
     return messages.Command(
         id=command.id,

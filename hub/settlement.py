@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, false, insert, or_, update
 from sqlalchemy import select as sa_select
-from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session, col, select
 
 from hub.command_states import SETTLED, CommandState, may_come_before
 from hub.feeders import end_flight, settle_config
-from hub.models import COMMAND, COMMAND_STEP, Command, JsonObject, Site
+from hub.models import COMMAND, COMMAND_STEP, Command, CommandRow, JsonObject, Site
 from hub.protocol.codes import Code
 from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome, Reply, differences
+from hub.statements import Statement
 
 FIRST_REPORT_AFTER: Final = timedelta(seconds=2)
 LONGEST_REPORT_PAUSE: Final = timedelta(seconds=60)
@@ -30,28 +30,34 @@ class Settled:
     another_waits: a change that waited for this one may be sent now.
     """
 
-    command: Command | None
+    command: CommandRow | None
     moved: bool
     contradiction: str | None = None
     another_waits: bool = False
 
 
-def _advance_to(to: CommandState, *columns: str) -> ReturningUpdate[Any]:
-    return (
+def _advance_to(to: CommandState, *columns: str) -> Statement:
+    is_before = or_(false(), *(COMMAND.c.state == before for before in sorted(may_come_before(to))))
+    return Statement(
         update(COMMAND)
-        .where(COMMAND.c.id == bindparam("this"), COMMAND.c.state.in_(may_come_before(to)))
+        .where(COMMAND.c.id == bindparam("this"), is_before)
         .values(state=to, **{name: bindparam(name) for name in columns})
         .returning(*COMMAND.c)
     )
 
 
-_ADVANCE: Final[dict[CommandState, ReturningUpdate[Any]]] = {
+_ADVANCE: Final[dict[CommandState, Statement]] = {
     **{state: _advance_to(state) for state in CommandState if state not in SETTLED},
     CommandState.UNKNOWN: _advance_to(CommandState.UNKNOWN, "next_report_at"),
     **{state: _advance_to(state, "settled_at", "code", "detail", "result") for state in SETTLED},
 }
-_INSERT_STEP: Final = insert(COMMAND_STEP)
-_COMMAND: Final = sa_select(COMMAND).where(COMMAND.c.id == bindparam("this"), COMMAND.c.site_id == bindparam("site"))
+_INSERT_STEP: Final = Statement(insert(COMMAND_STEP))
+_FOR_RULES: Final = ("id", "site_id", "feeder_id", "name", "args", "state", "result", "journal_id")
+_COMMAND: Final = Statement(
+    sa_select(*(COMMAND.c[name] for name in _FOR_RULES)).where(
+        COMMAND.c.id == bindparam("this"), COMMAND.c.site_id == bindparam("site")
+    )
+)
 
 
 def advance(
@@ -64,7 +70,7 @@ def advance(
     code: str | None = None,
     detail: str | None = None,
     result: JsonObject | None = None,
-) -> Command | None:
+) -> CommandRow | None:
     """Move a command forward, if it may move there; the step is part of its story. None: it may not (any more).
 
     `code`, `detail` and `result` belong to an end; what is `unknown` is asked about from `now` on.
@@ -74,17 +80,20 @@ def advance(
         values |= {"settled_at": now, "code": code, "detail": detail, "result": result}
     elif to is CommandState.UNKNOWN:
         values["next_report_at"] = now
-    connection = session.connection()
-    moved = connection.execute(_ADVANCE[to], values).mappings().first()
-    if moved is None:
-        return None
-    connection.execute(_INSERT_STEP, {"command_id": command_id, "state": to, "at": now, "cause": cause[:200]})
-    return Command(**moved)
+    moved = _ADVANCE[to].first(session, **values)
+    if moved is not None:
+        add_step(session, command_id, to, cause, now)
+    return moved
+
+
+def add_step(session: Session, command_id: str, state: CommandState, cause: str, now: datetime) -> None:
+    """A command came into a state; the row of it is part of the same transaction."""
+    _INSERT_STEP.run(session, command_id=command_id, state=state, at=now, cause=cause[:200])
 
 
 def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Settled:
     """A desktop's reply to one command of its own site."""
-    command = _command_of(session, site, reply.id)
+    command = _COMMAND.first(session, this=reply.id, site=site)
     if command is None:
         return Settled(None, moved=False)
     partial_stop = _is_partial_stop(command, reply)
@@ -96,14 +105,14 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
 
 
-def _is_partial_stop(command: Command, reply: Reply) -> bool:
+def _is_partial_stop(command: CommandRow, reply: Reply) -> bool:
     """A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is asked again."""
     return command.name == "stop_all" and reply.status == "failed" and bool(reply.feeders)
 
 
 def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Outcome, now: datetime) -> Settled:
     """What a desktop's journal says of a command whose outcome was unknown."""
-    command = _command_of(session, site, outcome.id)
+    command = _COMMAND.first(session, this=outcome.id, site=site)
     if command is None:
         return Settled(None, moved=False)
     cause = f"report {outcome.status}"
@@ -121,7 +130,7 @@ def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Ou
             return _settle(session, command, CommandState.UNRESOLVED, outcome, cause, now)
 
 
-def mark_overdue(session: Session, now: datetime, only: str | None = None) -> list[Command]:
+def mark_overdue(session: Session, now: datetime, only: str | None = None) -> list[CommandRow]:
     """Commands past their deadline without a final reply: their outcome is unknown from now on."""
     query = select(Command.id).where(
         col(Command.settled_at).is_(None),
@@ -182,11 +191,6 @@ def sites_to_ask(session: Session, now: datetime) -> list[str]:
     return list(session.exec(query.distinct()))
 
 
-def _command_of(session: Session, site: str, command_id: str) -> Command | None:
-    row = session.connection().execute(_COMMAND, {"this": command_id, "site": site}).mappings().first()
-    return None if row is None else Command(**row)
-
-
 def _result(answer: Answer) -> JsonObject:
     return answer.model_dump(
         mode="json",
@@ -195,7 +199,9 @@ def _result(answer: Answer) -> JsonObject:
     )
 
 
-def _settle(session: Session, command: Command, to: CommandState, answer: Answer, cause: str, now: datetime) -> Settled:
+def _settle(
+    session: Session, command: CommandRow, to: CommandState, answer: Answer, cause: str, now: datetime
+) -> Settled:
     result, code, detail = _result(answer), answer.code, answer.detail
     if command.name == "set_config" and to is CommandState.APPLIED:
         ordered = FeederConfig.model_validate(command.args["config"])
@@ -213,7 +219,7 @@ def _settle(session: Session, command: Command, to: CommandState, answer: Answer
     return Settled(moved, moved=True, another_waits=another_waits)
 
 
-def _contradiction(session: Session, command: Command, to: CommandState, result: JsonObject) -> str | None:
+def _contradiction(session: Session, command: CommandRow, to: CommandState, result: JsonObject) -> str | None:
     """A final answer after another one: the same is a duplicate; for a dose the larger amount counts."""
     told, known = result.get("dispensed_g"), (command.result or {}).get("dispensed_g")
     other_dose = told is not None and told != known
@@ -225,7 +231,7 @@ def _contradiction(session: Session, command: Command, to: CommandState, result:
     return None if command.state == to else f"{to} came after {command.state}"
 
 
-def _follow_up(session: Session, command: Command, to: CommandState, result: JsonObject, now: datetime) -> bool:
+def _follow_up(session: Session, command: CommandRow, to: CommandState, result: JsonObject, now: datetime) -> bool:
     """What the end of a command means for its feeder or its site; returns whether another change may be sent now."""
     if command.name == "set_config" and command.feeder_id is not None:
         applied = to is CommandState.APPLIED

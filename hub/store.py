@@ -1,9 +1,12 @@
 """The Redis side: calls that are made while a pipeline is on its way travel together in the next one, in order."""
 
 import asyncio
+import math
 from typing import Any, Final, Self
 
+from hiredis import pack_command
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -74,10 +77,7 @@ class Store:
     async def _run(self, waiting: list[tuple[tuple[Any, ...], asyncio.Future[Reply]]]) -> None:
         replies: list[Any]
         try:
-            pipeline = self.redis.pipeline(transaction=False)
-            for command, _ in waiting:
-                pipeline.execute_command(*command)
-            replies = await pipeline.execute(raise_on_error=False)
+            replies = await self._exchange([command for command, _ in waiting])
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             replies = [StoreUnreachable(f"Redis does not answer: {error}")] * len(waiting)
         except RedisError as error:
@@ -92,3 +92,22 @@ class Store:
                 done.set_exception(reply)
             else:
                 done.set_result(reply)
+
+    async def _exchange(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """What redis-py's own pipeline does, without the parts of it that we do not use: half its price."""
+        pool: Any = self.redis.connection_pool
+        connection = await pool.get_connection()
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await connection.send_packed_command(b"".join([pack_command(command) for command in commands]))
+                return [await self._reply(connection, command[0]) for command in commands]
+        finally:
+            await pool.release(connection)
+
+    async def _reply(self, connection: AbstractConnection, name: str) -> Any:
+        try:
+            reply = await connection.read_response(timeout=math.inf)  # the whole exchange has its time
+        except ResponseError as error:
+            return error
+        as_redis_py_has_it = self.redis.response_callbacks.get(name)
+        return reply if as_redis_py_has_it is None else as_redis_py_has_it(reply)

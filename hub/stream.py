@@ -1,23 +1,24 @@
 """The live stream: what happens, in one Redis stream that every hub process writes and reads.
 
-One reader per process hands the entries to its listeners; a listener that comes back with the last id it saw is first
-given what it missed, as far as the stream still holds it. A listener that falls behind is let go, and comes back.
+One reader per process hands the entries to its listeners, while there are any; a listener that comes back with the last
+id it saw is first given what it missed, as far as the stream still holds it. A listener that falls behind is let go,
+and comes back.
 """
 
 import asyncio
 import functools
-import json
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
+from pydantic_core import from_json, to_json
 from redis.exceptions import RedisError
 
 from hub.models import JsonObject
 from hub.quiet_log import QuietLines
-from hub.store import Store
+from hub.store import Store, StoreUnreachable
 
 STREAM_KEY: Final = "{fh}:stream"
 LISTENER_BACKLOG: Final = 1000
@@ -64,6 +65,7 @@ class LiveStream:
         self._lines = QuietLines()
         self._reader: asyncio.Task[None] | None = None
         self._reading = False
+        self._wanted = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self._lines.__aenter__()
@@ -89,7 +91,7 @@ class LiveStream:
         """Tell every listener of every hub process. While Redis is away nobody can be told; that is logged."""
         told = self._store.call(
             *("XADD", STREAM_KEY, "MAXLEN", "~", self._keep_events, "*"),
-            *("kind", kind, "site", site, "data", json.dumps(data, separators=(",", ":"))),
+            *("kind", kind, "site", site, "data", to_json(data)),
         )
         told.add_done_callback(functools.partial(self._log_loss, kind, site))
 
@@ -104,6 +106,7 @@ class LiveStream:
         """
         listener = _Listener()
         self._listeners.add(listener)
+        self._wanted.set()
         last = after
         try:
             while not self._reading:  # what comes after the first read is handed over; only then ask what was missed
@@ -129,6 +132,10 @@ class LiveStream:
         last: str | None = None
         lost_sight = True
         while True:
+            if not self._listeners:
+                self._reading, last, lost_sight = False, None, True
+                self._wanted.clear()
+                await self._wanted.wait()
             try:
                 if lost_sight:
                     last = await self._where_to_go_on(last)
@@ -137,7 +144,7 @@ class LiveStream:
                     self._wake_all()
                 assert last is not None
                 reply = await self._store.redis.xread({STREAM_KEY: last}, _READ_COUNT, _READ_BLOCK_MS)
-            except (RedisError, OSError):
+            except (StoreUnreachable, RedisError, OSError):
                 lost_sight = True
                 await asyncio.sleep(_PAUSE_AFTER_FAULT_S)
                 continue
@@ -149,7 +156,8 @@ class LiveStream:
 
     async def _where_to_go_on(self, last: str | None) -> str:
         """After the newest entry at first; later after the last one seen, unless Redis came back with older ids."""
-        newest = await self._store.redis.xrevrange(STREAM_KEY, count=1)
+        # In the order of this process's calls, so that what it publishes from now on comes after it.
+        newest = await self._store.call("XREVRANGE", STREAM_KEY, "+", "-", "COUNT", 1)
         newest_id = _entry(newest[0]).id if newest else "0-0"
         if last is None:
             return newest_id
@@ -189,4 +197,4 @@ def _arrived(reply: Any) -> list[Any]:
 
 def _entry(item: Any) -> Entry:
     entry_id, fields = item
-    return Entry(entry_id, fields["kind"], fields["site"], json.loads(fields["data"]))
+    return Entry(entry_id, fields["kind"], fields["site"], from_json(fields["data"]))

@@ -9,7 +9,7 @@ under the lock of the feeder's row. Different feeders never wait for each other.
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, update
 from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
@@ -17,7 +17,7 @@ from hub import settlement
 from hub.command_states import CommandState
 from hub.feeders import lock_feeder, settle_config
 from hub.liveness import AliveSession
-from hub.models import COMMAND, COMMAND_STEP, CONFIG_REVISION, FEEDER, SITE, Command
+from hub.models import COMMAND, CONFIG_REVISION, FEEDER, SITE, Command, CommandRow, command_row
 from hub.orders import Desk
 
 _WAITING: Final = (
@@ -41,7 +41,7 @@ def sites_with_waiting(session: Session) -> list[str]:
     return list(session.exec(query.distinct()))
 
 
-def send_waiting(session: Session, site: str, to: AliveSession, desk: Desk, now: datetime) -> list[Command]:
+def send_waiting(session: Session, site: str, to: AliveSession, desk: Desk, now: datetime) -> list[CommandRow]:
     """The site's changes that wait for nothing any more, as they are sent now; to be published once committed."""
     stop = session.connection().execute(_STOP, {"site": site}).first()
     if stop is None or stop.stopped_at is not None:
@@ -62,7 +62,7 @@ def _send(
     stop_epoch: int,
     desk: Desk,
     now: datetime,
-) -> Command | None:
+) -> CommandRow | None:
     row = lock_feeder(session, site, feeder)
     command = session.get(Command, command_id, populate_existing=True)
     if command is None or row.in_flight_command_id is not None or command.expires_at <= now:
@@ -96,10 +96,7 @@ def _send(
     if moved is None:
         return None
     connection = session.connection()
-    connection.execute(
-        insert(COMMAND_STEP),
-        {"command_id": command_id, "state": CommandState.SENT, "at": now, "cause": "waited; to be published"},
-    )
+    settlement.add_step(session, command_id, CommandState.SENT, "waited; to be published", now)
     connection.execute(
         update(FEEDER)
         .where(FEEDER.c.site_id == site, FEEDER.c.id == feeder)
@@ -109,10 +106,10 @@ def _send(
         connection.execute(
             update(CONFIG_REVISION).where(CONFIG_REVISION.c.command_id == command_id).values(version=version)
         )
-    return Command(**moved)
+    return command_row(**moved)
 
 
-def expire_waiting(session: Session, now: datetime) -> list[Command]:
+def expire_waiting(session: Session, now: datetime) -> list[CommandRow]:
     """End what has waited for too long; it was never sent, and is not wanted any more."""
     overdue = session.exec(
         select(Command).where(

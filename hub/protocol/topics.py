@@ -28,6 +28,9 @@ _ULID = re.compile(ULID_PATTERN[:-1] + r"\Z")
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Ulid = Annotated[str, StringConstraints(pattern=ULID_PATTERN)]
 
+_TOPICS_REMEMBERED: Final = 10_000
+"""Those of the contract only, which are short: each is taken apart several times on its way."""
+
 RESERVED_NAMES: Final = frozenset({"hub", "monitor", "admin"})
 """No site is called so, nor so with a dash behind: these are the MQTT users and client ids of hub and monitors."""
 
@@ -89,6 +92,7 @@ class Topics:
             raise ValueError(f"the topic root {root!r} must be one or more non-empty levels without + # or a leading $")
         self.root = root
         self._prefix = root + "/"
+        self._known: dict[str, Address] = {}
 
     def heartbeat(self, site: str) -> str:
         return f"{self.root}/{site}/heartbeat"
@@ -124,6 +128,14 @@ class Topics:
 
     def parse(self, topic: str) -> Address | None:
         """The address that a topic name stands for, or None if the contract does not know it."""
+        known = self._known.get(topic)
+        if known is None and (known := self._taken_apart(topic)) is not None:
+            if len(self._known) >= _TOPICS_REMEMBERED:
+                self._known.clear()
+            self._known[topic] = known
+        return known
+
+    def _taken_apart(self, topic: str) -> Address | None:
         if not topic.startswith(self._prefix):
             return None
         match topic[len(self._prefix) :].split("/"):

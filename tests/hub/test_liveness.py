@@ -370,10 +370,10 @@ async def test_a_key_that_ran_out_while_redis_could_not_be_reached_declares_nobo
     keys.ttl_s = SHORT_TTL_S
     await beat(keys)
 
-    def cut_off(**_how: object) -> None:
+    async def cut_off() -> None:
         raise RedisConnectionError("the line is cut")
 
-    monkeypatch.setattr(store.redis, "pipeline", cut_off)
+    monkeypatch.setattr(store.redis.connection_pool, "get_connection", cut_off)
     with pytest.raises(StoreUnreachable):
         await beat(keys, seq=2)
     monkeypatch.undo()
