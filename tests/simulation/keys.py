@@ -10,6 +10,8 @@ from typing import Any
 from lupa.lua51 import LuaRuntime
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from hub.store import Store
+
 _LUA = LuaRuntime(unpack_returned_tuples=True)
 _SCRIPTS: dict[str, Any] = {}
 
@@ -164,32 +166,16 @@ def _text(arg: Any) -> str:
     return str(int(arg)) if isinstance(arg, float) and arg.is_integer() else str(arg)
 
 
-class Server:
-    """What a hub process holds for its Redis client. `exchange` carries commands there and replies back."""
+class SimulatedStore(Store):
+    """A hub process's Redis client. `exchange` carries what is to be run there, and brings its replies back."""
 
     def __init__(self, exchange: Callable[[Callable[[], list[Any]]], Awaitable[list[Any]]], keys: Keys) -> None:
-        self._exchange = exchange
+        super().__init__("redis://nowhere")
+        self._over_the_network = exchange
         self._keys = keys
 
-    def pipeline(self, *, transaction: bool) -> "Pipeline":
-        assert not transaction
-        return Pipeline(self._exchange, self._keys)
-
-
-class Pipeline:
-    """Commands that travel together."""
-
-    def __init__(self, exchange: Callable[[Callable[[], list[Any]]], Awaitable[list[Any]]], keys: Keys) -> None:
-        self._exchange = exchange
-        self._keys = keys
-        self._commands: list[tuple[Any, ...]] = []
-
-    def execute_command(self, *command: Any) -> None:
-        self._commands.append(command)
-
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
-        assert not raise_on_error
-        return await self._exchange(lambda: [self._keys.run(*command) for command in self._commands])
+    async def _exchange(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        return await self._over_the_network(lambda: [self._keys.run(*command) for command in commands])
 
 
 def unreachable() -> RedisConnectionError:

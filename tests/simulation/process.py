@@ -18,12 +18,11 @@ from hub.protocol.topics import Topics
 from hub.quiet_log import QuietLines
 from hub.rejects import Rejects
 from hub.rounds import ROUND_EVERY_S, Rounds
-from hub.store import Store
 from hub.stream import LiveStream
 from hub.tasks import Tasks
 from tests.simulation.broker import Broker, Connection, Letter
 from tests.simulation.clock import Life, VirtualLoop, exponential
-from tests.simulation.keys import Keys, Server, unreachable
+from tests.simulation.keys import Keys, SimulatedStore, unreachable
 from tests.simulation.rows import Opened, Tables
 
 STREAM_KEEPS = 1000
@@ -179,8 +178,7 @@ class HubProcess:
 
     def _assemble(self, life: Life) -> None:
         self._database: Opened = self._tables.opened()
-        store = Store("redis://nowhere")
-        store.redis = Server(self._exchange_with_redis(life), self._keys)  # type: ignore[assignment]
+        store = SimulatedStore(self._exchange_with_redis(life), self._keys)
         stream, tasks, lines = LiveStream(store, STREAM_KEEPS), Tasks(), QuietLines()
         rejects = Rejects(store, lines)
         self.liveness = LivenessKeys(store, self._ttl_s)

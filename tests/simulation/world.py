@@ -295,6 +295,7 @@ class World:
     def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         task = context.get("task") or context.get("future")
-        life: Life | None = task.get_context().get(LIFE) if isinstance(task, asyncio.Task) else None
+        context_of = getattr(task, "get_context", None)  # since Python 3.12
+        life: Life | None = None if context_of is None else context_of().get(LIFE)
         if not isinstance(error, asyncio.CancelledError) and not (life is not None and life.over):
             self._fault(f"{context['message']}: {error!r}")
