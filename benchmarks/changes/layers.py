@@ -28,7 +28,10 @@ LAYERS: Final = (
     ("HTTP: uvicorn, httptools, Starlette", ("uvicorn/", "starlette/", "httptools/")),
     ("HTTP: token", ("Doorkeeper.caller", "hub/accounts.py")),
     ("HTTP: body, answer", ("http_api/",)),
-    ("SQLAlchemy, SQLModel", ("sqlalchemy", "sqlmodel/", "hub/database.py", "hub/models.py")),
+    (
+        "rows: statements, SQLAlchemy",
+        ("sqlalchemy", "sqlmodel/", "hub/database.py", "hub/models.py", "hub/statements.py"),
+    ),
     ("Redis client", ("redis/", "hub/store.py", "hub/stream.py", "hub/liveness.py")),
     ("paho and the link", ("paho/", "hub/link.py")),
     ("embedded broker, MQTT codec", ("broker/", "amqtt/", "hub/protocol/packets.py")),

@@ -48,6 +48,28 @@ async def test_who_comes_without_an_id_hears_only_what_comes_from_then_on(stream
         assert [told["n"] for told in heard.told("state")] == [1]
 
 
+async def test_the_stream_is_read_while_somebody_listens(
+    stream: LiveStream, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, read = [], store.redis.xread
+
+    async def counted(*how: object) -> object:
+        reads.append(how)
+        return await read(*how)
+
+    monkeypatch.setattr(store.redis, "xread", counted)
+    for n in range(3):
+        stream.publish("state", SITE, {"n": n})
+    await stored(store, 3)
+    assert not reads
+    for n in (3, 4):  # the second comes when the first has gone
+        async with Overheard(stream) as heard:
+            stream.publish("state", SITE, {"n": n})
+            await heard.hear("state")
+            assert [told["n"] for told in heard.told("state")] == [n]
+    assert reads
+
+
 async def test_who_comes_back_with_its_last_id_misses_nothing_and_hears_nothing_twice(
     stream: LiveStream, store: Store, other_store: Store
 ) -> None:

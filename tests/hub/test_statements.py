@@ -1,0 +1,83 @@
+"""Statements: the same values and the same errors as by way of SQLAlchemy, on both databases."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import bindparam, insert, select, text, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlmodel import Session
+
+from hub.database import Database
+from hub.models import COMMAND_STEP, FEEDER, Feeder
+from hub.statements import Statement, row_type
+from tests.hub.conftest import CONFIG, NOW, SITE
+
+_IS_F1 = (FEEDER.c.site_id == SITE) & (FEEDER.c.id == bindparam("feeder"))
+FIND = Statement(select(FEEDER).where(_IS_F1))
+CHANGE = Statement(
+    update(FEEDER)
+    .where(_IS_F1)
+    .values(
+        condition="running",
+        **{name: bindparam(name) for name in ("reported_config", "silo_g", "state_at", "state_seq", "desired_config")},
+    )
+    .returning(FEEDER.c.condition, FEEDER.c.silo_g)
+)
+STEP = Statement(insert(COMMAND_STEP))
+
+
+@pytest.mark.both_databases
+def test_values_come_back_as_the_object_mapper_has_them(session: Session) -> None:
+    moment = datetime(2026, 3, 1, 8, 30, 0, 123000, tzinfo=timezone(timedelta(hours=2)))
+    config = CONFIG | {"enabled": False, "note": "Fütterung \u2028"}
+    values = {"reported_config": config, "silo_g": 12.5, "state_at": moment, "state_seq": 2**40, "desired_config": None}
+    assert CHANGE.run(session, feeder="f1", **values) == [("running", 12.5)]
+    row = FIND.first(session, feeder="f1")
+    session.expire_all()
+    feeder = session.get_one(Feeder, (SITE, "f1"))
+    assert row is not None
+    for name in FEEDER.c.keys():  # noqa: SIM118 - a collection of columns is no mapping
+        assert getattr(row, name) == getattr(feeder, name), name
+    assert row.state_at == moment
+    assert row.state_at.tzinfo is UTC
+    assert row.reported_config == config
+
+
+@pytest.mark.both_databases
+def test_what_is_not_there_is_no_row(session: Session) -> None:
+    assert FIND.first(session, feeder="f9") is None
+    assert FIND.run(session, feeder="f9") == []
+
+
+@pytest.mark.both_databases
+def test_a_value_that_is_missing_is_an_error(session: Session) -> None:
+    with pytest.raises(KeyError):
+        FIND.first(session)
+
+
+@pytest.mark.both_databases
+def test_the_drivers_error_is_sqlalchemys(session: Session) -> None:
+    with pytest.raises(IntegrityError):  # there is no such command
+        STEP.run(session, command_id="01ARZ3NDEKTSV4RRFFQ69G5FAV", state="sent", at=NOW, cause="a test")
+
+
+def test_a_row_has_what_it_is_given_and_else_none() -> None:
+    row = row_type("Pair", ["one", "two"])(one=1)
+    assert (row.one, row.two) == (1, None)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+async def test_a_connection_that_is_lost_is_replaced(dialect: str, database: Database) -> None:
+    def lose(session: Session) -> None:
+        session.connection().execute(text("SELECT set_config('application_name', 'lost', false)"))
+        with Session(database._read_engine) as other:
+            other.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lost'")
+            )
+        FIND.first(session, feeder="f1")
+
+    with pytest.raises(OperationalError):
+        await database.write(lose)
+    found = await database.write(lambda session: FIND.first(session, feeder="f1"))
+    assert found is not None
+    assert found.id == "f1"
