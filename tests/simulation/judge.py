@@ -34,6 +34,8 @@ MOVES_A_FEEDER = {"feed", "set_config", "resume", "calibrate"}
 LIVENESS_LATE_S = 1.0
 SETTLES_WITHIN_S = 1.5
 """In a world that works, everything that one message causes is done by then."""
+SETTLES_AFTER_OUTAGE_S = 2 * CALL_TIMEOUT_S + 1
+"""A call that Redis does not answer holds up those behind it until its time-out."""
 FARM_TOLERANCE_G = 0.002
 
 
@@ -116,7 +118,8 @@ class Judge:
         self._heard_at_s = at_s
 
         def must_be_alive() -> None:
-            if process.life is life and session == self._farm.session and self._is_quiet_since(at_s - 1):
+            quiet = self._is_quiet_since(at_s - SETTLES_AFTER_OUTAGE_S)
+            if process.life is life and session == self._farm.session and quiet:
                 facts = self._keys.get(self._alive_key)
                 if facts is None or facts["session"] != session:
                     held = None if facts is None else facts["session"]
