@@ -4,7 +4,8 @@ The rules stand in two scripts that Redis runs in one step, so that any number o
 heartbeats come to the same truth:
 
 - a heartbeat renews only if its session has not ended and its `seq` is higher than the last one seen of it;
-- a new session replaces an older one, which thereby has ended for good (remembered for 24 h);
+- a new session replaces an older one, which thereby has ended for good (remembered for 24 h); new is who arrived later:
+  a heartbeat that had to wait (Redis or the database was away) takes nobody's place who came after it;
 - a will or a shutdown ends its session for good, and deletes the key only if the key is that session's.
 
 Redis that came back empty knows nothing of the living. Its epoch key is missing then; whoever notices writes a new one
@@ -25,6 +26,8 @@ from hub.store import Store, StoreUnreachable
 
 ENDED_SESSIONS_KEPT_S: Final = 24 * 3600
 ENDED_SESSIONS_KEPT: Final = 1000
+HAD_TO_WAIT_MS: Final = 200
+"""Only a heartbeat that waited so long may have come too late: a clock that is put back keeps nobody out."""
 EPOCH_KEY: Final = "{fh}:epoch"
 RECOVERING_KEY: Final = "{fh}:recovering"
 
@@ -39,14 +42,19 @@ local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS: alive, ended, seen. ARGV: session, seq, ttl_ms, then the facts (field, value, ...).
+# KEYS: alive, ended, seen. ARGV: session, seq, ttl_ms, waited_ms, then the facts (field, value, ...).
+# `began_ms` in what was seen: when the first heartbeat of that session that counted had arrived.
 _HEARTBEAT: Final = (
     _REMEMBER_ENDED
+    + f"local had_to_wait_ms = {HAD_TO_WAIT_MS}"
     + """
-local session, seq = ARGV[1], tonumber(ARGV[2])
+local session, seq, waited_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local arrived_ms = now_ms - waited_ms
 if redis.call('ZSCORE', KEYS[2], session) then return 'ended' end
-local seen = redis.call('HMGET', KEYS[3], 'session', 'seq')
+local seen = redis.call('HMGET', KEYS[3], 'session', 'seq', 'began_ms')
 if seen[1] == session and tonumber(seen[2]) >= seq then return 'stale' end
+local others_began_ms = seen[1] ~= session and tonumber(seen[3] or 0) or 0
+if waited_ms >= had_to_wait_ms and others_began_ms > arrived_ms then return 'stale' end
 local holder = redis.call('HGET', KEYS[1], 'session')
 local outcome = 'renewed'
 if holder ~= session then
@@ -57,8 +65,9 @@ if holder ~= session then
   redis.call('DEL', KEYS[1])
   redis.call('HSET', KEYS[1], 'since_ms', now_ms)
 end
-redis.call('HSET', KEYS[1], 'session', session, 'seq', ARGV[2], 'last_seen_ms', now_ms, unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'session', session, 'seq', ARGV[2], 'last_seen_ms', now_ms, unpack(ARGV, 5))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+if seen[1] ~= session then redis.call('HSET', KEYS[3], 'began_ms', arrived_ms) end
 redis.call('HSET', KEYS[3], 'session', session, 'seq', ARGV[2], 'last_seen_ms', now_ms)
 return outcome
 """
@@ -157,7 +166,10 @@ class LivenessKeys:
             facts += ("plc_connected", int(heartbeat.plc.connected))
         keys = (_alive_key(site), _ended_key(site), _seen_key(site))
         return Beat(
-            await self._store.call("EVAL", _HEARTBEAT, 3, *keys, heartbeat.session, heartbeat.seq, ttl_ms, *facts)
+            await self._store.call(
+                *("EVAL", _HEARTBEAT, 3, *keys),
+                *(heartbeat.session, heartbeat.seq, ttl_ms, round(waited_s * 1000), *facts),
+            )
         )
 
     async def end(self, site: str, session: str) -> bool:

@@ -93,6 +93,19 @@ async def test_a_heartbeat_that_waited_counts_only_for_what_is_left_of_its_time(
     assert 0 < ((await live(keys)).expires_in_s or 0) <= 10
 
 
+async def test_a_heartbeat_that_waited_takes_nobodys_place_who_came_after_it(keys: LivenessKeys) -> None:
+    await beat(keys, "new", 1)
+    assert await keys.beat(SITE, heartbeat("old", 1), 0, waited_s=5) is Beat.STALE
+    assert await session_alive(keys) == "new"
+    assert await beat(keys, "new", 2) is Beat.RENEWED
+
+
+async def test_sessions_that_waited_together_come_in_the_order_of_their_arrival(keys: LivenessKeys) -> None:
+    assert await keys.beat(SITE, heartbeat("old", 1), 0, waited_s=9) is Beat.STARTED
+    assert await keys.beat(SITE, heartbeat("new", 1), 0, waited_s=5) is Beat.REPLACED
+    assert await session_alive(keys) == "new"
+
+
 async def test_a_site_that_never_spoke_is_not_alive_and_was_never_seen(keys: LivenessKeys) -> None:
     assert await live(keys) == Liveness(SITE, alive=False)
     with pytest.raises(DesktopOffline) as offline:

@@ -6,14 +6,11 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 from unittest.mock import patch
 
-from device_sim.rules import DesktopRules
 from hub import liveness, orders, settlement
 from hub.command_states import MAY_BECOME, CommandState
 from hub.commands import Commands
-from hub.conversation import Conversation
 from hub.models import Command
 from hub.orders import Order
-from hub.protocol.messages import Outcome
 
 Bug = Callable[[], AbstractContextManager[Any]]
 
@@ -55,34 +52,9 @@ def orders_while_stopped() -> AbstractContextManager[Any]:
     return patch.object(orders, "REFUSED_WHILE_STOPPED", frozenset())
 
 
-def not_seen_without_a_void() -> AbstractContextManager[Any]:
-    """The desktop says that it has not seen a command, and acts when it comes after all."""
-
-    def outcome(self: DesktopRules, command_id: str) -> Outcome:
-        known = self.journal.find(command_id)
-        if known is None:
-            return Outcome(id=command_id, status="not_seen")
-        return known.outcome or Outcome(id=command_id, status="running")
-
-    return patch.object(DesktopRules, "_outcome", outcome)
-
-
 def a_stop_that_is_not_repeated() -> AbstractContextManager[Any]:
     """A site that is back is not told of the stop that it missed."""
     return patch.object(Commands, "send_again", lambda _self, _stop: None)
-
-
-def events_thanked_for_unstored() -> AbstractContextManager[Any]:
-    """The hub thanks for events before it has stored them."""
-
-    @contextlib.contextmanager
-    def taking_event(self: Conversation, site: str, feeder: str, seq: int) -> Iterator[None]:
-        present = self._who(site)
-        if present is not None:
-            self._tasks.start(self._ask(site, present.to, "ack_events", {"through": {feeder: seq}}), "ack_events")
-        yield
-
-    return patch.object(Conversation, "taking_event", taking_event)
 
 
 BUGS: Final[dict[str, tuple[Bug, str]]] = {
@@ -91,7 +63,5 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
     "a backward transition": (a_backward_transition, "received"),
     "orders while stopped": (orders_while_stopped, "although the stop is latched"),
     "a stop that is not repeated": (a_stop_that_is_not_repeated, "stop"),
-    "not seen without a void": (not_seen_without_a_void, "is not_executed"),
-    "events thanked for unstored": (events_thanked_for_unstored, "events never stored"),
 }
 """Each with a part of what the judge says of it."""

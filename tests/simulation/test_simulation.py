@@ -8,8 +8,9 @@ from tests.simulation.planted import BUGS
 from tests.simulation.runs import repeat, reports
 from tests.simulation.world import World
 
-SEEDS = range(1, 201)
-HOURS = 2.0
+SEEDS = range(1, 121)
+HOURS = 1.0
+PLANTED_HOURS = 2.0
 FOUND_WITHIN_SEEDS = 100
 
 
@@ -31,7 +32,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
     plant, words = BUGS[name]
     with plant():
         for seed in range(1, FOUND_WITHIN_SEEDS + 1):
-            finding = World(seed, HOURS).run().finding
+            finding = World(seed, PLANTED_HOURS).run().finding
             if finding is not None:
                 assert words in finding
                 return
