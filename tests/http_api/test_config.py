@@ -105,6 +105,9 @@ def test_what_was_changed_on_the_farm_is_shown_and_asks_for_a_new_if_match(scene
 
 def test_an_edit_on_the_farm_that_the_hub_has_not_heard_of_is_told_in_the_refusal(scene: Scene) -> None:
     edited = CONFIG | {"meal_g": 124.0}
+    until(
+        lambda: scene.desktop.reports
+    )  # its states were told again; told later they would count more than the refusal
     scene.desktop.answer = rejected("stale", config=edited, config_version=1, local_rev=1)
     refused = scene.site.put_config(meal_g=360)
     assert problem(refused, 412, "config-changed")["config"] == edited
