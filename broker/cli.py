@@ -4,7 +4,9 @@ import asyncio
 import ipaddress
 import json
 import logging
+import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
@@ -89,6 +91,8 @@ async def run_bare_broker(options: BrokerOptions) -> str | None:
             try:
                 typer.echo(json.dumps({name: getattr(broker, name) for name in _PORTS}))  # which flushes
             except OSError as error:
+                # Python would try once more at its end, and complain in its own words.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return f"Standard output cannot be written, so nobody can be told the ports: {error.strerror}."
             await stop.wait()
     except TlsFault as fault:
