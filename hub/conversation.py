@@ -213,19 +213,19 @@ class Conversation:
     async def _ack_events(self, site: str, present: _Present) -> None:
         await asyncio.sleep(ACK_DELAY_S)
         present.thanks_are_due = False
+        try:
+            await self._say_thanks(site, present)
+        except (OperationalError, InterfaceError) as error:
+            log.warning("thanks for events wait for the next heartbeat", site=site, reason=str(error.orig))
+
+    async def _say_thanks(self, site: str, present: _Present) -> None:
         if not present.heard_all:  # thanks for one event cover all before it: those must have been heard as well
             if time.monotonic() >= present.ask_again_at_s:
                 present.ask_again_at_s = time.monotonic() + ASK_FOR_EVENTS_EVERY_S
                 await self._ask(site, present.to, "report", {"commands": []})
             return
         through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
-        if not through:
-            return
-        try:
-            command_id = await self._ask(site, present.to, "ack_events", {"through": through})
-        except (OperationalError, InterfaceError) as error:
-            log.warning("thanks for events wait for the next heartbeat", site=site, reason=str(error))
-            return
+        command_id = await self._ask(site, present.to, "ack_events", {"through": through}) if through else None
         if command_id is not None:
             present.thanks[command_id] = through
             if len(present.thanks) > _MOST_THANKS:
