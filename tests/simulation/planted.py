@@ -39,8 +39,9 @@ def a_dose_sent_again() -> AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def a_backward_transition() -> Iterator[None]:
-    """A late `received` takes back that the outcome is unknown."""
-    backward = {CommandState.UNKNOWN: MAY_BECOME[CommandState.UNKNOWN] | {CommandState.RECEIVED}}
+    """A late `received` takes back that a command has ended, or that its outcome is unknown."""
+    later = (CommandState.UNKNOWN, CommandState.APPLIED, CommandState.REJECTED, CommandState.FAILED)
+    backward = {state: MAY_BECOME[state] | {CommandState.RECEIVED} for state in later}
     with patch.dict(MAY_BECOME, backward):
         received = settlement._advance_to(CommandState.RECEIVED)
         with patch.dict(settlement._ADVANCE, {CommandState.RECEIVED: received}):
