@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -45,7 +44,7 @@ async def test_a_will_on_a_topic_of_the_brokers_own_lets_its_client_in_and_is_dr
     assert open_place.broker.counters["refused_foreign-publish"] == 1
 
 
-async def test_mosquitto_bridges_to_it_and_tells_of_its_connection_in_its_will(open_place, tmp_path):
+async def test_mosquitto_bridges_to_it_and_tells_of_its_connection_in_its_will(open_place, tmp_path, needs_program):
     port = free_port()
     config = tmp_path / "mosquitto.conf"
     remote = f"127.0.0.1:{open_place.broker.port}"
@@ -54,8 +53,9 @@ async def test_mosquitto_bridges_to_it_and_tells_of_its_connection_in_its_will(o
         f"connection farm\naddress {remote}\ntopic out/# out 1\ntopic in/# in 1\n"
         "try_private false\nrestart_timeout 1\n"  # or it asks for a protocol of its own first, and again in 10 s
     )
-    mosquitto = shutil.which("mosquitto") or pytest.skip("mosquitto is not installed")
-    bridge = await asyncio.create_subprocess_exec(mosquitto, "-c", config, stderr=asyncio.subprocess.DEVNULL)
+    bridge = await asyncio.create_subprocess_exec(
+        needs_program("mosquitto"), "-c", config, stderr=asyncio.subprocess.DEVNULL
+    )
     try:
         far = await open_place.client("far")
         assert await far.subscribe("out/#") == (1,)

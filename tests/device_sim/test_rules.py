@@ -498,7 +498,7 @@ def test_a_stop_that_a_crash_cut_off_is_done_when_the_desktop_is_back(site: Play
     real = site.journal.begin
 
     def crash(*args: object) -> None:
-        real(*args)  # type: ignore[arg-type]
+        real(*args)  # type: ignore[arg-type]  # whatever `begin` is given
         raise KeyboardInterrupt
 
     site.journal.begin = crash  # type: ignore[method-assign]  # the fault: nothing after it happens

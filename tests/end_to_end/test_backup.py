@@ -43,7 +43,7 @@ def under_load(site: Site) -> Iterator[list[str]]:
             asked = {"Prefer": "respond-async"}
             change = site.put_config(feeder, headers=asked, meal_g=200 + turn % 100)
             dose = site.feed(feeder, 1, f"{feeder}-{turn}", **asked)
-            time.sleep(0.02)
+            time.sleep(0.02)  # the pace of the load; nothing is waited for
             accepted.extend(answer.json()["command_id"] for answer in (change, dose) if answer.status_code == 202)
 
     threads = [threading.Thread(target=go_on, args=(feeder,)) for feeder in site.feeders]

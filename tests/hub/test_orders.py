@@ -483,7 +483,7 @@ def test_of_a_stop_and_a_dose_at_once_the_later_one_waits_for_the_earlier_one(
         done = first(session)
         session.flush()
         first_is_placed.set()
-        time.sleep(0.2)
+        time.sleep(0.2)  # the transaction is held open: a lock that is missing shows now
         return done
 
     def meanwhile(database: Database) -> set[str]:
