@@ -48,7 +48,7 @@ from hub.database import Database, sqlite_url
 from hub.errors import HubError
 from hub.housekeeping import Housekeeping
 from hub.ingest import Ingest
-from hub.link import BrokerAddress, PahoLink
+from hub.link import BrokerAddress, NetworkLink
 from hub.liveness import LivenessKeys
 from hub.monitors import USER_PREFIX, MonitorLogins
 from hub.mosquitto import HUB_USER
@@ -133,7 +133,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         hub_id = settings.hub.id or data_dir.hub_id()
         client_id, filters = f"{HUB_USER}-{hub_id}", topics.hub_filters(hub_id)
         broker = None
-        link: EmbeddedLink | PahoLink
+        link: EmbeddedLink | NetworkLink
         if settings.mqtt.url is None:
             broker = await stack.enter_async_context(
                 embedded_broker(settings, data_dir, database, topics, rejects, tasks)
@@ -141,7 +141,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
             link = broker.link(Identity("hub", HUB_USER), client_id, filters)
         else:
             address = BrokerAddress.parse(settings.mqtt.url, HUB_USER, data_dir.hub_mqtt_secret())
-            link = PahoLink(address, client_id, filters, connect_timeout_s=settings.mqtt.connect_timeout_s)
+            link = NetworkLink(address, client_id, filters, connect_timeout_s=settings.mqtt.connect_timeout_s)
         await begin_liveness(database, liveness, nobody_is_connected=broker is not None)
         desk = Desk(hub_id, topics, settings.commands.timeout_s)
         commands = Commands(database, liveness, stream, rejects, desk, link)

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from hub.database import Database, DatabaseError
-from hub.link import BrokerAddress, PahoLink
+from hub.link import BrokerAddress, NetworkLink
 from hub.valkey import ValkeyError, find_program
 
 LOW_DISK_BYTES: Final = 500 * 2**20
@@ -48,7 +48,7 @@ def port_check(name: str, host: str, port: int, setting: str) -> Check:
 
 def broker_check(address: BrokerAddress, client_id: str) -> Check:
     async def check() -> Finding:
-        link = PahoLink(address, client_id, (), stored_session=False)
+        link = NetworkLink(address, client_id, (), stored_session=False)
         async with link.running(lambda message: message.acknowledge()):
             reached = await link.wait_connected(WITHIN_S)
         where = f"{address.host}:{address.port} as {address.username}"

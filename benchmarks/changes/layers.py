@@ -33,7 +33,7 @@ LAYERS: Final = (
         ("sqlalchemy", "sqlmodel/", "hub/database.py", "hub/models.py", "hub/statements.py"),
     ),
     ("Redis client", ("redis/", "hub/store.py", "hub/stream.py", "hub/liveness.py")),
-    ("paho and the link", ("paho/", "hub/link.py")),
+    ("the link over the network", ("hub/link.py",)),
     ("embedded broker, MQTT codec", ("broker/", "amqtt/", "hub/protocol/packets.py")),
     ("pydantic, the contract's models", ("pydantic/", "hub/protocol/messages.py", "hub/protocol/times.py")),
     ("the hub's rules", ("hub/", "ulid/", "structlog/", "prometheus_client/")),

@@ -1,6 +1,6 @@
 """The links to a broker, against a real one: connected when all is granted, redelivery, and clear faults.
 
-The hub's two links, paho over the network and the place inside the embedded broker, must be the same to the hub.
+The hub's two links, over the network and the place inside the embedded broker, must be the same to the hub.
 """
 
 import socket
@@ -14,7 +14,7 @@ from broker.guard import Credentials, Refusal
 from broker.link import EmbeddedLink
 from broker.server import BrokerOptions, EmbeddedBroker
 from broker.session import Limits
-from hub.link import BadBrokerUrl, BrokerAddress, PahoLink
+from hub.link import BadBrokerUrl, BrokerAddress, NetworkLink
 from hub.protocol import packets
 from hub.protocol.link import Message, NotConnected
 from hub.protocol.topics import Identity
@@ -32,7 +32,7 @@ async def authenticate(shown: Credentials) -> Identity | None:
 class End:
     """One end of a link, with what it received. `keep`: messages are not acknowledged."""
 
-    def __init__(self, link: PahoLink | EmbeddedLink, *, keep: bool = False) -> None:
+    def __init__(self, link: NetworkLink | EmbeddedLink, *, keep: bool = False) -> None:
         self.link = link
         self.received: list[Message] = []
         self._keep = keep
@@ -62,26 +62,26 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
 HUB_FILTERS = tuple(topic_filter for topic_filter, _qos in TOPICS.hub_filters("h1"))
 
 
-def link_to(port: int, user: str, *filters: str, secret: str = SECRET, client_id: str | None = None) -> PahoLink:
+def link_to(port: int, user: str, *filters: str, secret: str = SECRET, client_id: str | None = None) -> NetworkLink:
     address = BrokerAddress("127.0.0.1", port, tls=False, username=user, password=secret)
-    return PahoLink(address, client_id or user, tuple((wanted, 1) for wanted in filters), stored_session=user == "hub")
+    return NetworkLink(address, client_id or user, tuple((wanted, 1) for wanted in filters), stored_session=user == "hub")
 
 
-def hub_link(kind: str, broker: EmbeddedBroker) -> PahoLink | EmbeddedLink:
+def hub_link(kind: str, broker: EmbeddedBroker) -> NetworkLink | EmbeddedLink:
     """The hub's link of that kind, to everything that the hub hears."""
-    if kind == "paho":
+    if kind == "network":
         return link_to(broker.port, "hub", *HUB_FILTERS)
     return broker.link(Identity("hub", "hub"), "hub", tuple((wanted, 1) for wanted in HUB_FILTERS))
 
 
-both_kinds = pytest.mark.parametrize("kind", ["paho", "embedded"])
+both_kinds = pytest.mark.parametrize("kind", ["network", "embedded"])
 
 
 @pytest.fixture
 async def connect(broker: EmbeddedBroker) -> AsyncIterator[Connect]:
     async with AsyncExitStack() as stack:
 
-        async def connect(user: str, *filters: str, keep: bool = False, kind: str = "paho") -> End:
+        async def connect(user: str, *filters: str, keep: bool = False, kind: str = "network") -> End:
             link = hub_link(kind, broker) if user == "hub" else link_to(broker.port, user, *filters)
             end = End(link, keep=keep)
             await stack.enter_async_context(end.link.running(end.receive))
