@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -225,7 +225,8 @@ class NetworkLink:
 
     def _say_once(self, error: Exception) -> None:
         """Why there is no connection: once, not at every try."""
-        fault = str(error) if isinstance(error, _Refused) else f"it cannot be reached: {error or 'no answer in time'}"
+        why = str(error) or "no answer in time"
+        fault = why if isinstance(error, _Refused) else f"it cannot be reached: {why}"
         if fault != self.last_fault:
             log.error("no connection to the MQTT broker; the hub goes on trying", host=self._address.host, reason=fault)
         self.last_fault = fault
@@ -267,7 +268,8 @@ class _Wire(asyncio.Protocol):
         """The answer. Raises ConnectionResetError if the connection ends instead."""
         self._answer = asyncio.get_running_loop().create_future()
         self.send(packet)
-        await asyncio.wait({self._answer, self.lost}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {self._answer, self.lost}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if not self._answer.done():
             raise ConnectionResetError(self.lost.result())
         return self._answer.result()

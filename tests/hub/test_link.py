@@ -3,9 +3,12 @@
 The hub's two links, over the network and the place inside the embedded broker, must be the same to the hub.
 """
 
+import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Self, TypeVar
 
 import pytest
 import structlog
@@ -16,11 +19,12 @@ from broker.server import BrokerOptions, EmbeddedBroker
 from broker.session import Limits
 from hub.link import BadBrokerUrl, BrokerAddress, NetworkLink
 from hub.protocol import packets
-from hub.protocol.link import Message, NotConnected
+from hub.protocol.link import Message, NotConnected, Receive
 from hub.protocol.topics import Identity
 from tests.hub.conftest import SITE, TOPICS, until
 
 SECRET = "right"
+P = TypeVar("P", bound=packets.Packet)
 HEARTBEAT = TOPICS.heartbeat(SITE)
 
 
@@ -62,9 +66,9 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
 HUB_FILTERS = tuple(topic_filter for topic_filter, _qos in TOPICS.hub_filters("h1"))
 
 
-def link_to(port: int, user: str, *filters: str, secret: str = SECRET, client_id: str | None = None) -> NetworkLink:
+def link_to(port: int, user: str, *filters: str, secret: str = SECRET) -> NetworkLink:
     address = BrokerAddress("127.0.0.1", port, tls=False, username=user, password=secret)
-    return NetworkLink(address, client_id or user, tuple((wanted, 1) for wanted in filters), stored_session=user == "hub")
+    return NetworkLink(address, user, tuple((wanted, 1) for wanted in filters), stored_session=user == "hub")
 
 
 def hub_link(kind: str, broker: EmbeddedBroker) -> NetworkLink | EmbeddedLink:
@@ -301,6 +305,224 @@ async def test_what_the_embedded_link_may_not_publish_reaches_nobody_and_is_reco
         async with link.running(lambda message: None):
             link.publish(HEARTBEAT, b"x")
     assert [refusal.topic for refusal in refused] == [HEARTBEAT]
+
+
+# --- the link over the network, with a broker that is played ---------------------------------------------------------
+
+
+class PlayedBroker:
+    """Accepts one connection after the other; says what the test wants, and answers nothing of its own accord."""
+
+    def __init__(self) -> None:
+        self.heard: list[packets.Packet] = []
+        self.connections = 0
+        self._server: asyncio.Server | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self.connections += 1
+        decoder = packets.Decoder()
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while data := await reader.read(65536):
+                self.heard += decoder.feed(data)
+
+    def say(self, *said: packets.Packet) -> None:
+        self.say_bytes(b"".join(map(packets.encode, said)))
+
+    def say_bytes(self, data: bytes) -> None:
+        assert self._writer is not None
+        self._writer.write(data)
+
+    def cut(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def of(self, kind: type[P]) -> list[P]:
+        return [packet for packet in self.heard if isinstance(packet, kind)]
+
+    async def hears(self, kind: type[P], count: int = 1) -> list[P]:
+        async def enough() -> bool:
+            return len(self.of(kind)) >= count
+
+        await until(enough, within_s=10)
+        return self.of(kind)
+
+    async def let_in(self, times: int = 1) -> None:
+        """Accept the connection that comes for the so-manieth time."""
+        await self.hears(packets.Connect, times)
+        self.say(packets.Connack())
+
+
+@pytest.fixture
+async def played() -> AsyncIterator[PlayedBroker]:
+    async with PlayedBroker() as broker:
+        yield broker
+
+
+@asynccontextmanager
+async def played_link(played: PlayedBroker, receive: Receive = lambda _: None) -> AsyncIterator[NetworkLink]:
+    link = link_to(played.port, "hub")
+    async with link.running(receive):
+        await played.let_in()
+        assert await link.wait_connected(5)
+        yield link
+
+
+async def test_what_the_broker_did_not_confirm_is_sent_again_in_order_as_a_duplicate(played: PlayedBroker) -> None:
+    async with played_link(played) as link:
+        for payload in (b"one", b"two", b"three"):
+            link.publish("t", payload)
+        sent = await played.hears(packets.Publish, 3)
+        played.say(packets.Puback(sent[1].packet_id))
+        played.cut()
+        await played.let_in(2)
+        again = (await played.hears(packets.Publish, 5))[3:]
+    assert [(packet.payload, packet.dup, packet.packet_id) for packet in again] == [
+        (b"one", True, sent[0].packet_id),
+        (b"three", True, sent[2].packet_id),
+    ]
+
+
+async def test_a_packet_id_is_not_given_twice_while_its_message_is_not_confirmed(
+    played: PlayedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.link.MAX_PACKET_ID", 4)
+    async with played_link(played) as link:
+        link.publish("t", b"stays")
+        for n in range(2, 12):
+            link.publish("t", b"confirmed")
+            sent = await played.hears(packets.Publish, n)
+            assert sent[-1].packet_id != sent[0].packet_id
+            played.say(packets.Puback(sent[-1].packet_id))
+
+            async def confirmed() -> bool:
+                return len(link._unconfirmed) == 1
+
+            await until(confirmed)
+
+
+async def test_a_broker_that_confirms_nothing_is_as_good_as_away(
+    played: PlayedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.link.MOST_UNCONFIRMED", 3)
+    async with played_link(played) as link:
+        for _ in range(3):
+            link.publish("t", b"x")
+        with pytest.raises(NotConnected):
+            link.publish("t", b"x")
+
+
+async def test_a_broker_that_falls_silent_is_given_up_and_connected_to_again(
+    played: PlayedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.link.PING_EVERY_S", 0.05)
+    async with played_link(played) as link:
+        await played.hears(packets.Pingreq)
+        await played.hears(packets.Connect, 2)
+        assert not link.connected
+        await played.let_in(2)
+        assert await link.wait_connected(5)
+
+
+async def test_a_broker_that_answers_pings_is_kept(played: PlayedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.link.PING_EVERY_S", 0.05)
+    async with played_link(played):
+        for n in range(1, 5):
+            await played.hears(packets.Pingreq, n)
+            played.say(packets.Pingresp())
+        assert played.connections == 1
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\xff\xff", packets.encode(packets.Publish("t", b"x", qos=2, packet_id=1))], ids=["bytes", "QoS 2"]
+)
+async def test_a_broker_that_breaks_the_protocol_is_left_and_connected_to_again(
+    played: PlayedBroker, nonsense: bytes
+) -> None:
+    async with played_link(played) as link:
+        played.say_bytes(nonsense)
+        await played.let_in(2)
+        assert await link.wait_connected(5)
+
+
+async def test_a_message_of_an_earlier_connection_is_not_acknowledged_over_the_next(played: PlayedBroker) -> None:
+    received: list[Message] = []
+    async with played_link(played, received.append):
+        played.say(packets.Publish("t", b"first", 1, packet_id=7))
+
+        async def came() -> bool:
+            return bool(received)
+
+        await until(came)
+        played.cut()
+        await played.let_in(2)
+        received[0].acknowledge()
+        played.say(packets.Publish("t", b"second", 1, packet_id=8))
+
+        async def both_came() -> bool:
+            return len(received) == 2
+
+        await until(both_came)
+        received[1].acknowledge()
+        assert await played.hears(packets.Puback) == [packets.Puback(8)]
+
+
+async def test_while_too_much_waits_for_its_store_no_more_is_read(
+    played: PlayedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.link.MOST_UNFINISHED", 4)
+    monkeypatch.setattr("hub.link.PING_EVERY_S", 0.05)
+    received: list[Message] = []
+    async with played_link(played, received.append):
+        played.say(*(packets.Publish("t", str(n).encode(), 1, packet_id=n) for n in range(1, 5)))
+
+        async def four() -> bool:
+            return len(received) == 4
+
+        await until(four)
+        played.say(packets.Publish("t", b"5", 1, packet_id=5))
+        await played.hears(packets.Pingreq, len(played.of(packets.Pingreq)) + 3)
+        assert len(received) == 4
+        assert played.connections == 1  # that nothing is heard is no wonder, and no reason to leave
+        for message in received[:2]:
+            message.acknowledge()
+
+        async def five() -> bool:
+            return len(received) == 5
+
+        await until(five)
+
+
+async def test_a_link_that_ends_says_goodbye(played: PlayedBroker) -> None:
+    async with played_link(played):
+        pass
+    await played.hears(packets.Disconnect)
+
+
+async def test_a_broker_that_never_answers_the_login_is_told(played: PlayedBroker) -> None:
+    address = BrokerAddress("127.0.0.1", played.port, tls=False, username="hub", password=SECRET)
+    link = NetworkLink(address, "hub", (), connect_timeout_s=0.1)
+    async with link.running(lambda message: None):
+        await played.hears(packets.Connect, 2)
+        assert link.last_fault == "it cannot be reached: no answer in time"
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
