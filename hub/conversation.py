@@ -26,13 +26,14 @@ from hub.orders import Desk
 from hub.protocol.link import Link, NotConnected
 from hub.protocol.messages import Command, CommandName, Heartbeat, Reply, encode
 from hub.protocol.times import utc_now
-from hub.sites import get_site
+from hub.sites import require_site, stop_epochs_of
 from hub.tasks import Tasks
 
 PING_EVERY_S: Final = 60.0
 FRESH_FOR_S: Final = 4.0
 """A desktop takes the time of a ping only if the heartbeat that it answers is less than 5 s old."""
-ACK_DELAY_S: Final = 0.05
+ACK_DELAY_S: Final = 0.2
+"""Thanks for what came meanwhile are said together."""
 ASK_FOR_EVENTS_EVERY_S: Final = 2.0
 _ANSWERS_KEPT_S: Final = 120.0
 _MOST_QUESTIONS: Final = 10_000
@@ -91,9 +92,11 @@ class _Present:
     time_told_at_s: float = float("-inf")
     ask_again_at_s: float = float("-inf")
     events: dict[str, _Events] = field(default_factory=dict)
-    thanks_are_due: bool = False
     thanks: dict[str, dict[str, int]] = field(default_factory=dict)
     """Said and not answered: by the id under which they were said, through which seq of each feeder."""
+
+    def owes_thanks(self) -> bool:
+        return any(events.stored for events in self.events.values())
 
 
 class Conversation:
@@ -108,6 +111,7 @@ class Conversation:
         self._arriving: dict[str, _Present] = {}
         self._present: dict[str, _Present] = {}
         self._asked: dict[str, _Asked] = {}
+        self._to_be_thanked: dict[str, _Present] = {}
 
     # --- who is there ------------------------------------------------------------------------------------------
 
@@ -147,13 +151,21 @@ class Conversation:
 
     async def tell_time(self, site: str, heartbeat: Heartbeat) -> None:
         """Answer a heartbeat with a ping, where the session has not confirmed it for a minute. Raises NotFound."""
-        present, now_s = self._who(site), time.monotonic()
-        if present is None or now_s - present.time_told_at_s < PING_EVERY_S - heartbeat.interval_s / 2:
+        present = self._who(site)
+        if present is None or not self._must_know_time(present, heartbeat):
             return
-        if now_s - present.pinged_at_s < LEAST_PING_PAUSE_S:
-            return
-        present.pinged_at_s = now_s
+        present.pinged_at_s = time.monotonic()
         await self._ask(site, _addressee(heartbeat), "ping", {"session": heartbeat.session, "seq": heartbeat.seq})
+
+    def has_more_to_say(self, site: str, heartbeat: Heartbeat) -> bool:
+        """Whether the next heartbeat of a session that is known is to be answered: with the time, or with thanks."""
+        present = self._who(site)
+        return present is not None and (present.owes_thanks() or self._must_know_time(present, heartbeat))
+
+    def _must_know_time(self, present: _Present, heartbeat: Heartbeat) -> bool:
+        now_s = time.monotonic()
+        confirmed_s, pinged_s = now_s - present.time_told_at_s, now_s - present.pinged_at_s
+        return confirmed_s >= PING_EVERY_S - heartbeat.interval_s / 2 and pinged_s >= LEAST_PING_PAUSE_S
 
     def _who(self, site: str) -> _Present | None:
         """Who hears what is said now: the session that is arriving, else the one that is present."""
@@ -202,30 +214,37 @@ class Conversation:
     def thank_again(self, site: str) -> None:
         """What thanks were not heard are said once more: the broker or the database was away, or a message was lost."""
         present = self._present.get(site)
-        if present is not None and any(events.stored for events in present.events.values()):
+        if present is not None and present.owes_thanks():
             self._thank_soon(site, present)
 
     def _thank_soon(self, site: str, present: _Present) -> None:
-        if not present.thanks_are_due:
-            present.thanks_are_due = True
-            self._tasks.start(self._ack_events(site, present), "ack_events")
+        if not self._to_be_thanked:
+            self._tasks.start(self._thank_all(), "ack_events")
+        self._to_be_thanked[site] = present
 
-    async def _ack_events(self, site: str, present: _Present) -> None:
+    async def _thank_all(self) -> None:
+        """Whoever told of events within a moment, together: one look at the rows serves all."""
         await asyncio.sleep(ACK_DELAY_S)
-        present.thanks_are_due = False
+        due, self._to_be_thanked = self._to_be_thanked, {}
         try:
-            await self._say_thanks(site, present)
+            stop_epochs = await self._database.read(lambda session: stop_epochs_of(session, due))
         except (OperationalError, InterfaceError) as error:
-            log.warning("thanks for events wait for the next heartbeat", site=site, reason=str(error.orig))
+            log.warning("thanks for events wait for the next heartbeat", sites=len(due), reason=str(error.orig))
+            return
+        for site, stop_epoch in stop_epochs.items():
+            self._say_thanks(site, due[site], stop_epoch)
 
-    async def _say_thanks(self, site: str, present: _Present) -> None:
+    def _say_thanks(self, site: str, present: _Present, stop_epoch: int) -> None:
+        now_s = time.monotonic()
         if not present.heard_all:  # thanks for one event cover all before it: those must have been heard as well
-            if time.monotonic() >= present.ask_again_at_s:
-                present.ask_again_at_s = time.monotonic() + ASK_FOR_EVENTS_EVERY_S
-                await self._ask(site, present.to, "report", {"commands": []})
+            if now_s >= present.ask_again_at_s:
+                present.ask_again_at_s = now_s + ASK_FOR_EVENTS_EVERY_S
+                self._say(site, present.to, "report", {"commands": []}, stop_epoch, now_s)
             return
         through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
-        command_id = await self._ask(site, present.to, "ack_events", {"through": through}) if through else None
+        if not through:
+            return
+        command_id = self._say(site, present.to, "ack_events", {"through": through}, stop_epoch, now_s)
         if command_id is not None:
             present.thanks[command_id] = through
             if len(present.thanks) > _MOST_THANKS:
@@ -268,24 +287,16 @@ class Conversation:
 
     # --- how -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
-        """The id under which it was said; None: it was not."""
-        now_s = time.monotonic()
-        self._forget_old_questions(now_s)
-        command_id = await self._say(site, to, name, args)
-        if command_id is not None:
-            self._asked[command_id] = _Asked(site, name, to.session, to.journal_id, now_s)
-        return command_id
+    async def _ask(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> None:
+        """Raises NotFound."""
+        asked_at_s = time.monotonic()  # if the rows are slow, what is said answers an old heartbeat
+        stop_epoch = await self._database.read(lambda session: require_site(session, site))
+        self._say(site, to, name, args, stop_epoch, asked_at_s)
 
-    def _forget_old_questions(self, now_s: float) -> None:
-        while self._asked:  # the oldest is the first
-            oldest = next(iter(self._asked))
-            if now_s - self._asked[oldest].at_s <= _ANSWERS_KEPT_S and len(self._asked) < _MOST_QUESTIONS:
-                return
-            del self._asked[oldest]
-
-    async def _say(self, site: str, to: AliveSession, name: CommandName, args: JsonObject) -> str | None:
-        stop_epoch = await self._database.read(lambda session: get_site(session, site).stop_epoch)
+    def _say(
+        self, site: str, to: AliveSession, name: CommandName, args: JsonObject, stop_epoch: int, asked_at_s: float
+    ) -> str | None:
+        """The id under which it was said, and whose reply is awaited; None: it was not said."""
         now = utc_now()
         command = Command(
             id=str(ULID()),
@@ -303,7 +314,16 @@ class Conversation:
         except NotConnected:
             log.info("not said: no connection to the broker", site=site, name=name)
             return None
+        self._forget_old_questions(asked_at_s)
+        self._asked[command.id] = _Asked(site, name, to.session, to.journal_id, asked_at_s)
         return command.id
+
+    def _forget_old_questions(self, now_s: float) -> None:
+        while self._asked:  # the oldest is the first
+            oldest = next(iter(self._asked))
+            if now_s - self._asked[oldest].at_s <= _ANSWERS_KEPT_S and len(self._asked) < _MOST_QUESTIONS:
+                return
+            del self._asked[oldest]
 
 
 def _addressee(heartbeat: Heartbeat) -> AliveSession:

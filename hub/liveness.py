@@ -13,10 +13,11 @@ and, for one time to live, a `recovering` key beside it: while that is there, a 
 does whoever reaches Redis again after a time without it: keys ran out then that nobody could renew.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ulid import ULID
 
@@ -43,6 +44,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
 # KEYS: alive, ended, seen. ARGV: session, seq, ttl_ms, waited_ms, then the facts (field, value, ...).
+# `ttl_ms` is what is left of it: a heartbeat that waited for longer proves nothing any more.
 # `began_ms` in what was seen: when the first heartbeat of that session that counted had arrived.
 _HEARTBEAT: Final = (
     _REMEMBER_ENDED
@@ -51,6 +53,7 @@ _HEARTBEAT: Final = (
 local session, seq, waited_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local arrived_ms = now_ms - waited_ms
 if redis.call('ZSCORE', KEYS[2], session) then return 'ended' end
+if tonumber(ARGV[3]) <= 0 then return 'stale' end
 local seen = redis.call('HMGET', KEYS[3], 'session', 'seq', 'began_ms')
 if seen[1] == session and tonumber(seen[2]) >= seq then return 'stale' end
 local others_began_ms = seen[1] ~= session and tonumber(seen[3] or 0) or 0
@@ -128,6 +131,15 @@ class AliveSession:
     seq: int
 
 
+class Arrival(NamedTuple):
+    """A live heartbeat. `waited_s`: how long ago it arrived, where Redis or the database was away in between."""
+
+    site: str
+    heartbeat: Heartbeat
+    clock_skew_s: float
+    waited_s: float = 0
+
+
 def _alive_key(site: str) -> str:
     return f"fh:{{{site}}}:alive"
 
@@ -155,21 +167,23 @@ class LivenessKeys:
     # --- what arrives ----------------------------------------------------------------------------------------
 
     async def beat(self, site: str, heartbeat: Heartbeat, clock_skew_s: float, waited_s: float = 0) -> Beat:
-        """Take in a live heartbeat. `waited_s`: how long ago it arrived, where Redis was away in between."""
-        ttl_ms = max(1, round((self.ttl_s - waited_s) * 1000))
-        facts: list[Any] = [
-            *("journal_id", heartbeat.journal_id),
-            *("agent", heartbeat.agent),
-            *("clock_skew_s", f"{clock_skew_s:.3f}"),
-        ]
-        if heartbeat.plc is not None:
-            facts += ("plc_connected", int(heartbeat.plc.connected))
-        keys = (_alive_key(site), _ended_key(site), _seen_key(site))
-        return Beat(
-            await self._store.call(
-                *("EVAL", _HEARTBEAT, 3, *keys),
-                *(heartbeat.session, heartbeat.seq, ttl_ms, round(waited_s * 1000), *facts),
-            )
+        """Take in one live heartbeat. Raises StoreUnreachable."""
+        return Beat(await self._store.call(*self._beat(Arrival(site, heartbeat, clock_skew_s, waited_s))))
+
+    async def beats(self, arrivals: Sequence[Arrival]) -> list[Beat | Exception]:
+        """Take in live heartbeats in their order, in one exchange; for each what it did, or why it could not."""
+        replies = await self._store.attempts([self._beat(arrival) for arrival in arrivals])
+        return [reply if isinstance(reply, Exception) else Beat(reply) for reply in replies]
+
+    def _beat(self, arrival: Arrival) -> tuple[Any, ...]:
+        """The call to Redis."""
+        site, heartbeat, clock_skew_s, waited_s = arrival
+        plc = () if heartbeat.plc is None else ("plc_connected", int(heartbeat.plc.connected))
+        return (
+            *("EVAL", _HEARTBEAT, 3, _alive_key(site), _ended_key(site), _seen_key(site)),
+            *(heartbeat.session, heartbeat.seq, round((self.ttl_s - waited_s) * 1000), round(waited_s * 1000)),
+            *("journal_id", heartbeat.journal_id, "agent", heartbeat.agent, "clock_skew_s", f"{clock_skew_s:.3f}"),
+            *plc,
         )
 
     async def end(self, site: str, session: str) -> bool:
@@ -226,6 +240,14 @@ class LivenessKeys:
             _liveness(site, replies[3 * n], replies[3 * n + 1], replies[3 * n + 2], settled)
             for n, site in enumerate(sites)
         ]
+
+    async def missing(self, sites: Sequence[str]) -> list[str]:
+        """Those of these sites that have no key now, whatever that means; cheaper than `read`.
+
+        Raises StoreUnreachable.
+        """
+        there = await self._store.calls(*(("EXISTS", _alive_key(site)) for site in sites))
+        return [site for site, one in zip(sites, there, strict=True) if not one]
 
     async def _look(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Replies to calls that only read, and that a key may be missing for want of heartbeats is taken care of."""

@@ -6,11 +6,13 @@ Several hub processes may notice the same change at once; the one whose write to
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import func, update
+from sqlalchemy import and_, bindparam, func, update
+from sqlalchemy import select as sa_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from hub.models import Presence
+from hub.models import PRESENCE, Presence
+from hub.statements import Statement
 
 TWO_DESKTOPS_SESSIONS: Final = 3
 TWO_DESKTOPS_WITHIN: Final = timedelta(minutes=1)
@@ -19,40 +21,39 @@ TWO_DESKTOPS_WITHIN: Final = timedelta(minutes=1)
 
 def begin(session: Session, site: str, desktop_session: str, at: datetime) -> bool:
     """A session is alive from now on; a span of an older session ends. False if that was known already."""
-    session.execute(
-        update(Presence)
-        .where(
-            col(Presence.site_id) == site,
-            col(Presence.ended_at).is_(None),
-            col(Presence.session) != desktop_session,
-        )
-        .values(ended_at=at, ended_by="replaced", last_seen_at=at)
-    )
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    inserted = session.execute(
-        dialect.insert(Presence)
-        .values(site_id=site, session=desktop_session, began_at=at)
-        .on_conflict_do_nothing()
-        .returning(col(Presence.id))
-    )
-    return inserted.first() is not None
+    _END_OLDER.run(session, site=site, session=desktop_session, at=at)
+    begin_span = _BEGIN[session.get_bind().dialect.name]
+    return bool(begin_span.run(session, site_id=site, session=desktop_session, began_at=at))
 
 
 def finish(
     session: Session, site: str, desktop_session: str, at: datetime, by: str, last_seen_at: datetime | None
 ) -> bool:
     """The session is not alive any more. False if that was known already, or was another session."""
-    result = session.execute(
-        update(Presence)
-        .where(
-            col(Presence.site_id) == site,
-            col(Presence.session) == desktop_session,
-            col(Presence.ended_at).is_(None),
-        )
-        .values(ended_at=at, ended_by=by, last_seen_at=last_seen_at)
-        .returning(col(Presence.id))
+    return bool(_FINISH.run(session, site=site, session=desktop_session, at=at, by=by, last_seen_at=last_seen_at))
+
+
+_OPEN: Final = and_(PRESENCE.c.site_id == bindparam("site"), PRESENCE.c.ended_at.is_(None))
+_END_OLDER: Final = Statement(
+    update(PRESENCE)
+    .where(_OPEN, PRESENCE.c.session != bindparam("session"))
+    .values(ended_at=bindparam("at"), ended_by="replaced", last_seen_at=bindparam("at"))
+)
+_BEGIN: Final = {
+    name: Statement(
+        dialect.insert(PRESENCE)
+        .values({column: bindparam(column) for column in ("site_id", "session", "began_at")})
+        .on_conflict_do_nothing()
+        .returning(PRESENCE.c.id)
     )
-    return result.first() is not None
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
+_FINISH: Final = Statement(
+    update(PRESENCE)
+    .where(_OPEN, PRESENCE.c.session == bindparam("session"))
+    .values(ended_at=bindparam("at"), ended_by=bindparam("by"), last_seen_at=bindparam("last_seen_at"))
+    .returning(PRESENCE.c.id)
+)
 
 
 def finish_all(session: Session, at: datetime, by: str) -> None:
@@ -67,12 +68,15 @@ def open_spans(session: Session) -> list[tuple[str, str]]:
 
 def has_two_desktops(session: Session, site: str, now: datetime) -> bool:
     """Whether the site's sessions follow each other so fast that there must be two desktops."""
-    count = session.exec(
-        select(func.count())
-        .select_from(Presence)
-        .where(Presence.site_id == site, Presence.began_at > now - TWO_DESKTOPS_WITHIN)
-    ).one()
-    return count > TWO_DESKTOPS_SESSIONS
+    found = _BEGUN_SINCE.first(session, site=site, since=now - TWO_DESKTOPS_WITHIN)
+    return found is not None and found.number > TWO_DESKTOPS_SESSIONS
+
+
+_BEGUN_SINCE: Final = Statement(
+    sa_select(func.count().label("number"))
+    .select_from(PRESENCE)
+    .where(PRESENCE.c.site_id == bindparam("site"), PRESENCE.c.began_at > bindparam("since"))
+)
 
 
 def is_empty(session: Session) -> bool:

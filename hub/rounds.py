@@ -12,7 +12,7 @@ from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.database import Database
 from hub.errors import Unavailable
-from hub.ingest import announce_end
+from hub.heartbeats import announce_end
 from hub.liveness import LivenessKeys
 from hub.protocol.times import utc_now
 from hub.quiet_log import QuietLines
@@ -70,8 +70,9 @@ class Rounds:
 
     async def _notice_the_gone(self) -> None:
         """Spans that the history holds open although the key is gone."""
-        spans = await self._database.read(presence.open_spans)
-        for (site, session_id), live in zip(spans, await self._liveness.read([site for site, _ in spans]), strict=True):
+        spans = dict(await self._database.read(presence.open_spans))
+        for live in await self._liveness.read(await self._liveness.missing(list(spans))):
+            site, session_id = live.site, spans[live.site]
             if live.alive is False:
                 await announce_end(
                     self._database, self._stream, self._lines, site, session_id, "expired", live.last_seen_at

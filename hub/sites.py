@@ -1,17 +1,20 @@
 """Sites: fish farms with one desktop each, and their MQTT credentials."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from sqlalchemy import bindparam
+from sqlalchemy import select as sa_select
 from sqlmodel import Session, select
 
 from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
 from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
-from hub.models import Feeder, Site
+from hub.models import SITE, Feeder, Site
 from hub.protocol.topics import RESERVED_NAMES, is_id
+from hub.statements import Statement
 
 MAX_FEEDERS: Final = 500
 _NOBODYS_HASH: Final = mqtt_password_hash(new_secret())
@@ -88,6 +91,23 @@ def get_site(session: Session, site: str) -> Site:
     if row is None:
         raise NotFound(f"There is no site {site}.")
     return row
+
+
+def require_site(session: Session, site: str) -> int:
+    """The site's stop epoch: the number of its last emergency stop. Raises NotFound."""
+    row = _STOP_EPOCH.first(session, site=site)
+    if row is None:
+        raise NotFound(f"There is no site {site}.")
+    return int(row.stop_epoch)
+
+
+def stop_epochs_of(session: Session, sites: Iterable[str]) -> dict[str, int]:
+    """The stop epochs of those that exist."""
+    found = {site: _STOP_EPOCH.first(session, site=site) for site in sites}
+    return {site: int(row.stop_epoch) for site, row in found.items() if row is not None}
+
+
+_STOP_EPOCH: Final = Statement(sa_select(SITE.c.stop_epoch).where(SITE.c.id == bindparam("site")))
 
 
 def list_sites(session: Session, after: str | None, limit: int, only: str | None = None) -> list[Site]:

@@ -16,7 +16,7 @@ from ulid import ULID
 
 import hub.conversation
 import hub.database
-import hub.ingest
+import hub.intake
 import hub.rounds
 from hub import presence, settlement
 from hub.command_states import CommandState
@@ -79,7 +79,7 @@ def locked(tmp_path: Path) -> Iterator[None]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is away is noticed soon, and tried again soon."""
     monkeypatch.setattr(hub.database, "BUSY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(hub.ingest, "RETRY_PAUSE_S", 0.02)
+    monkeypatch.setattr(hub.intake, "RETRY_PAUSE_S", 0.02)
 
 
 # --- acknowledged when stored ------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ async def test_outcomes_that_had_to_wait_for_the_database_are_not_lost(
 async def test_while_redis_is_away_a_heartbeat_waits_and_counts_later(
     start_process: StartProcess, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub.ingest, "RETRY_PAUSE_S", 0.02)
+    monkeypatch.setattr(hub.intake, "RETRY_PAUSE_S", 0.02)
     path = tmp_path / "valkey.sock"
     server = Path(redis_url.removeprefix("unix://").partition("?")[0])
     path.symlink_to(server)

@@ -13,14 +13,15 @@ import structlog
 import device_sim.journal
 import hub.commands
 import hub.conversation
+import hub.heartbeats
 import hub.ingest
 import hub.liveness
 import hub.orders
 import hub.rejects
 import hub.rounds
 
-_ASK_THE_TIME = (hub.commands, hub.conversation, hub.ingest, hub.rejects, hub.rounds)
-_COUNT_SECONDS = (hub.conversation, hub.ingest)
+_ASK_THE_TIME = (hub.commands, hub.conversation, hub.heartbeats, hub.ingest, hub.rejects, hub.rounds)
+_COUNT_SECONDS = (hub.conversation, hub.heartbeats)
 _MAKE_IDS = (hub.conversation, hub.liveness, hub.orders, device_sim.journal)
 
 
