@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from hub.errors import DesktopOffline, LivenessUnknown
-from hub.liveness import ENDED_SESSIONS_KEPT_S, EPOCH_KEY, AliveSession, Beat, Liveness, LivenessKeys
+from hub.liveness import ENDED_SESSIONS_KEPT_S, EPOCH_KEY, AliveSession, Arrival, Beat, Liveness, LivenessKeys
 from hub.protocol.times import utc_now
 from hub.store import Store, StoreUnreachable
 from tests.hub.conftest import SHORT_TTL_S, SITE, TTL_S, heartbeat, is_settled, until
@@ -453,6 +454,47 @@ async def test_a_wrong_call_fails_alone(store: Store) -> None:
     assert results[2] == "b"
     assert isinstance(results[1], Exception)
     assert not isinstance(results[1], StoreUnreachable)
+
+
+async def test_of_several_attempts_each_has_its_reply_or_its_error(store: Store) -> None:
+    await store.call("SET", "text", "x")
+    first, second, third = await store.attempts([("ECHO", "a"), ("LPUSH", "text", "x"), ("ECHO", "b")])
+    assert (first, third) == ("a", "b")
+    assert isinstance(second, ResponseError)
+
+
+async def test_a_call_that_cannot_be_sent_fails_and_the_next_one_goes_on(store: Store) -> None:
+    with pytest.raises(TypeError):
+        await store.call("ECHO", object())
+    assert await store.call("ECHO", "a") == "a"
+
+
+async def test_scripts_that_redis_has_forgotten_are_sent_again_in_their_order(store: Store) -> None:
+    push = "return redis.call('RPUSH', KEYS[1], ARGV[1])"
+    await store.call("EVAL", push, 1, "list", "0")
+    await store.redis.script_flush()
+    assert await store.calls(*(("EVAL", push, 1, "list", str(n)) for n in (1, 2, 3))) == [2, 3, 4]
+    assert await store.redis.lrange("list", 0, -1) == ["0", "1", "2", "3"]
+
+
+async def test_heartbeats_together_do_what_each_would_do_alone(keys: LivenessKeys) -> None:
+    beats = await keys.beats(
+        [
+            Arrival(SITE, heartbeat("s1", 1), 0),
+            Arrival(SITE, heartbeat("s1", 2), 0),
+            Arrival(SITE, heartbeat("s1", 2), 0),
+            Arrival("pond8", heartbeat("s9", 1), 0),
+            Arrival(SITE, heartbeat("s2", 1), 0),
+            Arrival(SITE, heartbeat("s1", 3), 0),
+            Arrival(SITE, heartbeat("s2", 2), 0, waited_s=TTL_S),
+        ]
+    )
+    assert beats == [Beat.STARTED, Beat.RENEWED, Beat.STALE, Beat.STARTED, Beat.REPLACED, Beat.ENDED, Beat.STALE]
+
+
+async def test_sites_without_a_key_are_missing(keys: LivenessKeys) -> None:
+    await keys.beat(SITE, heartbeat(), 0)
+    assert await keys.missing([SITE, "pond8"]) == ["pond8"]
 
 
 async def test_a_caller_that_gave_up_leaves_the_others_alone(store: Store) -> None:
