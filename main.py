@@ -307,6 +307,7 @@ async def begin_liveness(database: Database, liveness: LivenessKeys, *, nobody_i
         await database.write(lambda session: presence.finish_all(session, now, "restart"))
     nobody = nobody_is_connected or await database.read(presence.is_empty)
     await liveness.begin_epoch(recovering=not nobody)
+    await liveness.remember(await database.read(presence.last_seen))
 
 
 def kept_by(settings: Settings) -> Kept:

@@ -9,21 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel, ValidationError
-from sqlmodel import Session
 
-from hub import presence
 from hub.conversation import Conversation
-from hub.database import Database
+from hub.history import History
 from hub.intake import Intake, Rejected, read
 from hub.liveness import Arrival, Beat, LivenessKeys
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.link import Message
 from hub.protocol.messages import Heartbeat, Offline
-from hub.protocol.times import rfc3339, utc_now
+from hub.protocol.times import utc_now
 from hub.protocol.topics import Address
-from hub.quiet_log import QuietLines
-from hub.sites import require_site
-from hub.stream import LiveStream
 from hub.tasks import Tasks
 
 
@@ -45,20 +40,16 @@ class Heartbeats:
 
     def __init__(
         self,
-        database: Database,
         liveness: LivenessKeys,
-        stream: LiveStream,
+        history: History,
         conversation: Conversation,
         intake: Intake,
-        lines: QuietLines,
         tasks: Tasks,
     ) -> None:
-        self._database = database
         self._liveness = liveness
-        self._stream = stream
+        self._history = history
         self._conversation = conversation
         self._intake = intake
-        self._lines = lines
         self._tasks = tasks
         self._of_known: list[_Heard] = []
         self._renewing = False
@@ -132,58 +123,24 @@ class Heartbeats:
             self._conversation.disregard(site, said.session, said.seq)
             return
         self._conversation.accept(site, said.session)
-        if beat is not Beat.RENEWED or not known:
-            await self._intake.insist(message, lambda: self._begin(site, said.session))
-        if beat is Beat.RENEWED:
+        if beat in (Beat.STARTED, Beat.REPLACED) or not known:
+            await self._intake.insist(message, lambda: self._history.begin(site, said.session))
+        if beat is Beat.COUNTED:
+            self._conversation.thank_again(site)
+        elif beat is Beat.RENEWED:
             self._conversation.thank_again(site)
             await self._conversation.tell_time(site, said)
         else:
             await self._intake.insist(message, lambda: self._conversation.ask_what_is_open(site, at_once=True))
 
-    async def _begin(self, site: str, session_id: str) -> None:
-        now = utc_now()
-
-        def work(session: Session) -> tuple[bool, bool]:
-            require_site(session, site)
-            began = presence.begin(session, site, session_id, now)
-            return began, began and presence.has_two_desktops(session, site, now)
-
-        began, two_desktops = await self._database.write(work)
-        if not began:
-            return
-        self._lines.info("desktop is alive", site, site=site, session=session_id)
-        self._stream.publish("liveness", site, {"alive": True, "session": session_id, "since": rfc3339(now)})
-        if two_desktops:
-            self._lines.warning("two desktops of one site knock each other out", site, site=site)
-            self._stream.publish("two-desktops", site, {"at": rfc3339(now)})
-
     # --- the end of one ----------------------------------------------------------------------------------------
 
     async def _take_offline(self, site: str, said: Offline, message: Message) -> None:
-        ended = await self._intake.insist(message, lambda: self._liveness.end(site, said.session))
+        last_seen_at = await self._intake.insist(message, lambda: self._liveness.end(site, said.session))
         self._conversation.dismiss(site, said.session)
         by = "shutdown" if said.reason == "shutdown" else "will"
-        if ended:
-            await self._intake.insist(
-                message, lambda: announce_end(self._database, self._stream, self._lines, site, said.session, by, None)
-            )
-
-
-async def announce_end(
-    database: Database,
-    stream: LiveStream,
-    lines: QuietLines,
-    site: str,
-    session_id: str,
-    by: str,
-    last_seen_at: datetime | None,
-) -> None:
-    """A session has ended: once in the history and once on the live stream, whoever notices it and how often."""
-    now = utc_now()
-    finished = await database.write(lambda session: presence.finish(session, site, session_id, now, by, last_seen_at))
-    if finished:
-        lines.info("desktop is not alive", site, site=site, session=session_id, by=by)
-        stream.publish("liveness", site, {"alive": False, "session": session_id, "ended_by": by, "at": rfc3339(now)})
+        if last_seen_at is not None:
+            await self._intake.insist(message, lambda: self._history.end(site, said.session, by, last_seen_at))
 
 
 def _arrival(heard: _Heard, now: datetime, now_s: float) -> Arrival:

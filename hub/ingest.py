@@ -12,6 +12,7 @@ from hub.conversation import Conversation
 from hub.database import Database
 from hub.feeders import get_feeder, take_state
 from hub.heartbeats import Heartbeats
+from hub.history import History
 from hub.intake import Intake, Rejected, read
 from hub.liveness import LivenessKeys
 from hub.models import FEEDER, FEEDER_EVENT
@@ -51,7 +52,8 @@ class Ingest:
         self._topics = topics
         self._tasks = tasks
         self._intake = Intake(rejects, tasks)
-        self._heartbeats = Heartbeats(database, liveness, stream, conversation, self._intake, rejects.lines, tasks)
+        history = History(database, stream, rejects.lines)
+        self._heartbeats = Heartbeats(liveness, history, conversation, self._intake, tasks)
         self._take = {Kind.STATE: self._take_state, Kind.EVENTS: self._take_event, Kind.REPLIES: self._take_reply}
 
     def receive(self, message: Message) -> None:

@@ -13,7 +13,7 @@ and, for one time to live, a `recovering` key beside it: while that is there, a 
 does whoever reaches Redis again after a time without it: keys ran out then that nobody could renew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -55,10 +55,10 @@ local arrived_ms = now_ms - waited_ms
 if redis.call('ZSCORE', KEYS[2], session) then return 'ended' end
 if tonumber(ARGV[3]) <= 0 then return 'stale' end
 local seen = redis.call('HMGET', KEYS[3], 'session', 'seq', 'began_ms')
-if seen[1] == session and tonumber(seen[2]) >= seq then return 'stale' end
+local holder = redis.call('HGET', KEYS[1], 'session')
+if seen[1] == session and tonumber(seen[2]) >= seq then return holder == session and 'counted' or 'stale' end
 local others_began_ms = seen[1] ~= session and tonumber(seen[3] or 0) or 0
 if waited_ms >= had_to_wait_ms and others_began_ms > arrived_ms then return 'stale' end
-local holder = redis.call('HGET', KEYS[1], 'session')
 local outcome = 'renewed'
 if holder ~= session then
   outcome = holder and 'replaced' or 'started'
@@ -81,9 +81,10 @@ _END: Final = (
     _REMEMBER_ENDED
     + """
 remember_ended(KEYS[2], ARGV[1], now_ms)
-if redis.call('HGET', KEYS[1], 'session') ~= ARGV[1] then return 'other' end
+local last_seen_ms = redis.call('HGET', KEYS[1], 'last_seen_ms')
+if redis.call('HGET', KEYS[1], 'session') ~= ARGV[1] then return nil end
 redis.call('DEL', KEYS[1])
-return 'ended'
+return last_seen_ms
 """
 )
 
@@ -97,11 +98,16 @@ end
 
 
 class Beat(StrEnum):
-    """What a heartbeat did."""
+    """What a heartbeat did.
+
+    COUNTED: nothing, as it had been counted before, by another hub process it may be; its session is alive.
+    STALE: nothing; it proves nothing. ENDED: nothing, as its session has ended for good.
+    """
 
     STARTED = "started"
     REPLACED = "replaced"
     RENEWED = "renewed"
+    COUNTED = "counted"
     STALE = "stale"
     ENDED = "ended"
 
@@ -186,9 +192,14 @@ class LivenessKeys:
             *plc,
         )
 
-    async def end(self, site: str, session: str) -> bool:
-        """End a session for good; True if it was the one that was alive."""
-        return bool(await self._store.call("EVAL", _END, 2, _alive_key(site), _ended_key(site), session) == "ended")
+    async def end(self, site: str, session: str) -> datetime | None:
+        """End a session for good; when it was last seen, if it was the one that was alive, else None."""
+        return _moment(await self._store.call("EVAL", _END, 2, _alive_key(site), _ended_key(site), session))
+
+    async def remember(self, last_seen: Mapping[str, datetime]) -> None:
+        """When sites were last seen, for those of which Redis does not know. Raises StoreUnreachable."""
+        for_redis = {_seen_key(site): round(at.timestamp() * 1000) for site, at in last_seen.items()}
+        await self._store.calls(*(("HSETNX", key, "last_seen_ms", ms) for key, ms in for_redis.items()))
 
     async def forget(self, site: str) -> None:
         """Drop everything about a site that is deleted."""
@@ -241,13 +252,13 @@ class LivenessKeys:
             for n, site in enumerate(sites)
         ]
 
-    async def missing(self, sites: Sequence[str]) -> list[str]:
-        """Those of these sites that have no key now, whatever that means; cheaper than `read`.
+    async def sessions(self, sites: Sequence[str]) -> dict[str, str]:
+        """The sessions of those sites that have a key now. That one is missing may mean several things: see `read`.
 
         Raises StoreUnreachable.
         """
-        there = await self._store.calls(*(("EXISTS", _alive_key(site)) for site in sites))
-        return [site for site, one in zip(sites, there, strict=True) if not one]
+        found = await self._store.calls(*(("HGET", _alive_key(site), "session") for site in sites))
+        return {site: session for site, session in zip(sites, found, strict=True) if session is not None}
 
     async def _look(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Replies to calls that only read, and that a key may be missing for want of heartbeats is taken care of."""

@@ -79,6 +79,12 @@ _BEGUN_SINCE: Final = Statement(
 )
 
 
+def last_seen(session: Session) -> dict[str, datetime]:
+    """When the sites were last seen, by their spans that tell."""
+    query = select(Presence.site_id, func.max(Presence.last_seen_at)).group_by(Presence.site_id)
+    return {site: at for site, at in session.exec(query) if at is not None}
+
+
 def is_empty(session: Session) -> bool:
     """Whether nobody has ever been alive."""
     return session.exec(select(Presence.id).limit(1)).first() is None

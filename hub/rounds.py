@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from datetime import datetime
 from typing import Final, Self
 
 import structlog
@@ -12,7 +13,7 @@ from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.database import Database
 from hub.errors import Unavailable
-from hub.heartbeats import announce_end
+from hub.history import History
 from hub.liveness import LivenessKeys
 from hub.protocol.times import utc_now
 from hub.quiet_log import QuietLines
@@ -37,10 +38,9 @@ class Rounds:
     ) -> None:
         self._database = database
         self._liveness = liveness
-        self._stream = stream
+        self._history = History(database, stream, lines)
         self._commands = commands
         self._conversation = conversation
-        self._lines = lines
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -69,15 +69,21 @@ class Rounds:
                 log.exception("a round failed", duty=duty.__name__.strip("_"))
 
     async def _notice_the_gone(self) -> None:
-        """Spans that the history holds open although the key is gone."""
+        """Spans that the history holds open although the key is gone, or is another session's."""
         spans = dict(await self._database.read(presence.open_spans))
-        for live in await self._liveness.read(await self._liveness.missing(list(spans))):
-            site, session_id = live.site, spans[live.site]
+        now_alive = await self._liveness.sessions(list(spans))
+        for site, session_id in now_alive.items():
+            if session_id != spans[site]:  # its beginning was written before that of the one which it replaced
+                await self._history.begin(site, session_id)
+        for live in await self._liveness.read([site for site in spans if site not in now_alive]):
             if live.alive is False:
-                await announce_end(
-                    self._database, self._stream, self._lines, site, session_id, "expired", live.last_seen_at
-                )
-                self._conversation.dismiss(site, session_id)
+                await self._write_off(live.site, spans[live.site], live.last_seen_at)
+
+    async def _write_off(self, site: str, session_id: str, last_seen_at: datetime | None) -> None:
+        await self._history.end(site, session_id, "expired", last_seen_at)
+        self._conversation.dismiss(site, session_id)
+        for session_now in (await self._liveness.sessions([site])).values():
+            await self._history.begin(site, session_now)  # it was there again before its end was written
 
     async def _settle_overdue(self) -> None:
         await self._commands.mark_overdue()

@@ -22,6 +22,7 @@ from hub import presence, settlement
 from hub.command_states import CommandState
 from hub.conversation import ACK_DELAY_S
 from hub.feeders import get_feeder
+from hub.liveness import Liveness
 from hub.models import FeederEvent
 from hub.protocol.messages import Event
 from hub.protocol.times import utc_now
@@ -376,6 +377,17 @@ async def test_a_late_heartbeat_of_an_old_session_does_not_take_the_living_ones_
     assert await spans(process) == [("session-1", "replaced"), ("session-2", None)]
 
 
+async def test_a_process_that_is_always_second_speaks_to_the_session_that_is_alive(start_process: StartProcess) -> None:
+    first, second = await start_process("h1"), await start_process("h2")
+    for session in ("session-1", "session-2"):
+        for seq in (1, 2):
+            await first.beat(session, seq)
+            await second.beat(session, seq)
+    await second.conversation.ask_what_is_open(SITE, at_once=True)
+    assert (await second.link.told("report")).session == "session-2"
+    assert await spans(first) == [("session-1", "replaced"), ("session-2", None)]
+
+
 @pytest.mark.parametrize("counted_here", [1, 2])
 async def test_a_session_is_present_where_one_of_its_first_heartbeats_counted_and_another_process_took_the_other(
     process: Process, counted_here: int
@@ -582,6 +594,36 @@ async def test_a_desktop_that_falls_silent_is_told_once_however_many_processes_l
         await heard.settled()
         assert [told["alive"] for told in heard.told("liveness")] == [True, False]
     assert await spans(one) == [("session-1", "expired")]
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_beginning_that_was_written_too_late_gives_way_to_the_session_that_is_alive(process: Process) -> None:
+    await process.beat("session-1")
+    await process.beat("session-2")
+    await process.database.write(lambda session: presence.begin(session, SITE, "session-1", utc_now()))
+    assert (await spans(process))[-1] == ("session-1", None)
+    async with process.rounds():
+
+        async def mended() -> bool:
+            return (await spans(process))[-1] == ("session-2", None)
+
+        await until(mended)
+
+
+@pytest.mark.usefixtures("_often")
+async def test_a_desktop_that_is_back_before_its_end_is_written_is_held_to_be_alive(process: Process) -> None:
+    await process.beat()
+    await process.store.redis.delete(f"fh:{{{SITE}}}:alive")
+    really_read = process.liveness.read
+
+    async def read(sites: list[str]) -> list[Liveness]:
+        found = await really_read(sites)
+        await process.liveness.beat(SITE, heartbeat(seq=2), 0)
+        return found
+
+    process.liveness.read = read  # type: ignore[method-assign]
+    await process.rounds().go_round()
+    assert await spans(process) == [("session-1", "expired"), ("session-1", None)]
 
 
 @pytest.mark.usefixtures("_often")

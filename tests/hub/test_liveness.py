@@ -14,7 +14,7 @@ from hub.errors import DesktopOffline, LivenessUnknown
 from hub.liveness import ENDED_SESSIONS_KEPT_S, EPOCH_KEY, AliveSession, Arrival, Beat, Liveness, LivenessKeys
 from hub.protocol.times import utc_now
 from hub.store import Store, StoreUnreachable
-from tests.hub.conftest import SHORT_TTL_S, SITE, TTL_S, heartbeat, is_settled, until
+from tests.hub.conftest import NOW, SHORT_TTL_S, SITE, TTL_S, heartbeat, is_settled, until
 
 
 async def beat(keys: LivenessKeys, session: str = "s1", seq: int = 1, site: str = SITE) -> Beat:
@@ -114,6 +114,16 @@ async def test_a_site_that_never_spoke_is_not_alive_and_was_never_seen(keys: Liv
     assert offline.value.last_seen_at is None
 
 
+async def test_when_a_site_was_last_seen_is_remembered_where_redis_does_not_know_it(keys: LivenessKeys) -> None:
+    await beat(keys, "s1", site="pond9")
+    seen_at = (await live(keys, "pond9")).last_seen_at
+    await keys.remember({SITE: NOW, "pond9": NOW})
+    assert (await live(keys)).last_seen_at == NOW
+    assert (await live(keys, "pond9")).last_seen_at == seen_at
+    assert await keys.beat(SITE, heartbeat("s1", 1), 0, waited_s=5) is Beat.STARTED
+    await keys.remember({})
+
+
 async def test_sites_are_read_in_the_order_asked_and_apart_from_each_other(keys: LivenessKeys) -> None:
     await beat(keys, "s1", site="pond7")
     await beat(keys, "s1", site="pond9")
@@ -139,7 +149,7 @@ async def test_a_forgotten_site_begins_anew(keys: LivenessKeys) -> None:
 async def test_a_heartbeat_whose_seq_is_not_higher_renews_nothing(store: Store, keys: LivenessKeys, seq: int) -> None:
     await beat(keys, seq=7)
     await store.redis.pexpire(f"fh:{{{SITE}}}:alive", 1000)
-    assert await beat(keys, seq=seq) is Beat.STALE
+    assert await beat(keys, seq=seq) is Beat.COUNTED
     assert ((await live(keys)).expires_in_s or 9) <= 1
     assert (await keys.require_alive(SITE)).seq == 7
 
@@ -157,15 +167,16 @@ async def test_a_replayed_heartbeat_does_not_raise_a_session_whose_key_has_expir
 
 async def test_a_will_ends_its_session_at_once_and_for_good(keys: LivenessKeys) -> None:
     await beat(keys, seq=1)
-    assert await keys.end(SITE, "s1")
+    seen_at = (await live(keys)).last_seen_at
+    assert await keys.end(SITE, "s1") == seen_at
     assert await session_alive(keys) is None
     assert await beat(keys, seq=2) is Beat.ENDED
     assert await session_alive(keys) is None
-    assert not await keys.end(SITE, "s1")
+    assert await keys.end(SITE, "s1") is None
 
 
 async def test_a_will_that_comes_before_the_first_heartbeat_ends_its_session_all_the_same(keys: LivenessKeys) -> None:
-    assert not await keys.end(SITE, "s1")
+    assert await keys.end(SITE, "s1") is None
     assert await beat(keys, "s1") is Beat.ENDED
     assert await session_alive(keys) is None
 
@@ -173,7 +184,7 @@ async def test_a_will_that_comes_before_the_first_heartbeat_ends_its_session_all
 async def test_late_will_of_an_old_session_leaves_the_new_one_alive(keys: LivenessKeys) -> None:
     await beat(keys, "s1")
     await beat(keys, "s2")
-    assert not await keys.end(SITE, "s1")
+    assert await keys.end(SITE, "s1") is None
     assert await session_alive(keys) == "s2"
 
 
@@ -249,14 +260,15 @@ async def test_two_processes_that_hear_the_same_heartbeat_start_one_session(
         session = f"s{n}"
         beats = await asyncio.gather(beat(keys, session), beat(other, session), beat(keys, session))
         first = Beat.REPLACED if n else Beat.STARTED
-        assert sorted(beats) == sorted([first, Beat.STALE, Beat.STALE])
+        assert sorted(beats) == sorted([first, Beat.COUNTED, Beat.COUNTED])
 
 
 async def test_two_processes_that_hear_the_same_will_end_one_session(keys: LivenessKeys, other_store: Store) -> None:
     other = LivenessKeys(other_store, TTL_S)
     for n in range(20):
         await beat(keys, f"s{n}")
-        assert sorted(await asyncio.gather(keys.end(SITE, f"s{n}"), other.end(SITE, f"s{n}"))) == [False, True]
+        ends = await asyncio.gather(keys.end(SITE, f"s{n}"), other.end(SITE, f"s{n}"))
+        assert sorted(end is not None for end in ends) == [False, True]
 
 
 async def test_of_sessions_that_come_at_once_to_two_processes_one_stays_and_both_see_it(
@@ -294,7 +306,7 @@ class Model:
         if session in self.ended:
             return Beat.ENDED
         if session == self.last and seq <= self.seq[session]:
-            return Beat.STALE
+            return Beat.COUNTED if session == self.alive else Beat.STALE
         before, self.alive = self.alive, session
         self.ended |= {self.last} - {session, None}  # type: ignore[operator]  # None is taken out
         self.last, self.seq[session] = session, seq
@@ -321,7 +333,7 @@ async def test_whatever_comes_in_whatever_order_to_whichever_process_the_clauses
         if word == "beat":
             assert await beat(keys, session, seq) is model.beat(session, seq)
         elif word == "end":
-            assert await keys.end(SITE, session) is model.end(session)
+            assert (await keys.end(SITE, session) is not None) is model.end(session)
         else:
             await expire(store)
             model.alive = None
@@ -489,12 +501,14 @@ async def test_heartbeats_together_do_what_each_would_do_alone(keys: LivenessKey
             Arrival(SITE, heartbeat("s2", 2), 0, waited_s=TTL_S),
         ]
     )
-    assert beats == [Beat.STARTED, Beat.RENEWED, Beat.STALE, Beat.STARTED, Beat.REPLACED, Beat.ENDED, Beat.STALE]
+    assert beats == [Beat.STARTED, Beat.RENEWED, Beat.COUNTED, Beat.STARTED, Beat.REPLACED, Beat.ENDED, Beat.STALE]
 
 
-async def test_sites_without_a_key_are_missing(keys: LivenessKeys) -> None:
-    await keys.beat(SITE, heartbeat(), 0)
-    assert await keys.missing([SITE, "pond8"]) == ["pond8"]
+async def test_of_the_living_the_sessions_are_told_and_the_others_are_left_out(keys: LivenessKeys) -> None:
+    await beat(keys, "s1")
+    await beat(keys, "s9", site="pond9")
+    await keys.end("pond9", "s9")
+    assert await keys.sessions([SITE, "pond8", "pond9"]) == {SITE: "s1"}
 
 
 async def test_a_caller_that_gave_up_leaves_the_others_alone(store: Store) -> None:

@@ -122,3 +122,10 @@ def test_of_many_processes_that_notice_the_same_change_exactly_one_tells(databas
     assert sorted(what for what, _ in told) == sorted([f"{w} {n}" for w in ("begin", "finish") for n in range(10)])
     for database in processes:
         database.close()
+
+
+def test_a_site_was_last_seen_by_the_newest_span_that_tells(session: Session) -> None:
+    for n, (site, seen) in enumerate([(SITE, after(1)), (SITE, after(5)), (SITE, None), ("pond8", None)]):
+        presence.begin(session, site, f"s{n}", after(n))
+        presence.finish(session, site, f"s{n}", after(n), "expired", seen)
+    assert presence.last_seen(session) == {SITE: after(5)}

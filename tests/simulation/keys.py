@@ -117,9 +117,6 @@ class Keys:
             self.gone(key, value)
         return len(found)
 
-    def _do_exists(self, key: str) -> int:
-        return int(self.get(key) is not None)
-
     def _do_pexpire(self, key: str, ttl_ms: str) -> int:
         self.expires_at_ms[key] = self.now_ms() + int(ttl_ms)
         return 1
