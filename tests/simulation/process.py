@@ -1,7 +1,6 @@
 """One hub process: its real parts upon a simulated link, Redis and database, and its end at any step."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.ingest import Ingest
-from hub.liveness import LivenessKeys
+from hub.liveness import EPOCH_KEY, RECOVERING_KEY, LivenessKeys
 from hub.orders import Desk
 from hub.protocol.link import Message, NotConnected
 from hub.protocol.topics import Topics
@@ -229,9 +228,9 @@ class HubProcess:
     def _quiet_for_s(self) -> float:
         """How long no round can find anything: nothing is due before, and every open span has its key.
 
-        What is due and could not be done waits for something to change; every few seconds it is tried all the same.
+        While Redis recovers, a key that is missing means nothing. What is due and could not be done waits for something to change; every few seconds it is tried all the same.
         """
-        raw: sqlite3.Connection = self._tables.raw
+        raw = self._tables.raw
         pause_s = 3600.0
         due_at = raw.execute(_NEXT_DUE).fetchone()[0]
         if due_at is not None:
@@ -239,10 +238,11 @@ class HubProcess:
             due_s = (due - self.loop.true_time()).total_seconds() - ROUND_EVERY_S
             pause_s = due_s if due_s > 0 else DUE_IN_VAIN_S
         for (site,) in raw.execute("SELECT site_id FROM presence WHERE ended_at IS NULL"):
-            key = f"fh:{{{site}}}:alive"
-            if self._keys.get(key) is None:
+            alive = f"fh:{{{site}}}:alive"
+            holds = alive if self._keys.get(alive) is not None or self._keys.get(EPOCH_KEY) is None else RECOVERING_KEY
+            if self._keys.get(holds) is None:
                 return 0.0
-            pause_s = min(pause_s, (self._keys.expires_at_ms[key] - self._keys.now_ms()) / 1000)
+            pause_s = min(pause_s, (self._keys.expires_at_ms[holds] - self._keys.now_ms()) / 1000)
         return pause_s
 
     # --- Redis -------------------------------------------------------------------------------------------------

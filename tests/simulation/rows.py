@@ -4,9 +4,10 @@ A transaction runs in one piece, so what a killed process had not committed neve
 command into a log of the simulation's own, in the order in which they were committed.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
@@ -27,42 +28,37 @@ END;
 """
 
 
-class Tables:
-    """One engine for all worlds (its statements are compiled once); each world begins with an empty farm."""
+_ADDED_AT = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def __init__(self) -> None:
+
+class Tables:
+    """One engine for all worlds (its statements are compiled once); each world begins with the same empty farm."""
+
+    def __init__(self, site: str, feeders: list[str], time_zone: str) -> None:
         self._database = Database("sqlite://")
         self._database.migrate()
-        self._migrated = sqlite3.connect(":memory:")
-        self.raw.backup(self._migrated)
+        self._database.write_now(lambda session: add_site(session, site, feeders, time_zone, _ADDED_AT))
+        with self._database._write_engine.connect() as connection:
+            raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        self.raw = raw
+        """The one connection, for looking on without the hub's rules."""
+        raw.executescript(_LOG)
+        self._new_farm = sqlite3.connect(":memory:")
+        raw.backup(self._new_farm)
         self.away = False
         self.committed: Callable[[], object] = lambda: None
         event.listen(self._database._write_engine, "begin", self._on_begin, insert=True)
         event.listen(self._database._write_engine, "commit", self._on_commit)
 
-    @property
-    def raw(self) -> sqlite3.Connection:
-        """The one connection, for looking on without the hub's rules."""
-        with self._database._write_engine.connect() as connection:
-            raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
-        return raw
-
-    def begin_anew(self, site: str, feeders: list[str], time_zone: str, now: datetime) -> sqlite3.Connection:
+    def begin_anew(self) -> sqlite3.Connection:
         self.away = False
         self.committed = lambda: None
-        raw = self.raw
-        self._migrated.backup(raw)
-        self._database.write_now(lambda session: add_site(session, site, feeders, time_zone, now))
-        raw.executescript(_LOG)
-        return raw
+        self._new_farm.backup(self.raw)
+        return self.raw
 
     def opened(self) -> "Opened":
         return Opened(self._database)
-
-    def close(self) -> None:
-        self._migrated.close()
-        self._database.close()
 
     def _on_begin(self, _connection: Connection) -> None:
         if self.away:
@@ -73,13 +69,17 @@ class Tables:
 
 
 class Opened(Database):
-    """The tables as one hub process has opened them; the executors are never used, the loop does their work."""
+    """The tables as one hub process has opened them: the engine is the world's, what waits to be written its own.
+
+    The executors are never used, the loop does their work.
+    """
 
     def __init__(self, tables: Database) -> None:
-        super().__init__("sqlite://")
-        for engine in (self._write_engine, self._read_engine):
-            engine.dispose()
-        self._write_engine = self._read_engine = tables._write_engine
+        vars(self).update(vars(tables))
+        self._read_engine = self._write_engine  # another one would have another memory
+        self._pending = []
+        self._arrived = asyncio.Event()
+        self._task = None
 
     def migrate(self) -> None:
         """They are of the newest version already."""

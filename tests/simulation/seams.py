@@ -13,6 +13,7 @@ import structlog
 import device_sim.journal
 import hub.commands
 import hub.conversation
+import hub.database
 import hub.heartbeats
 import hub.ingest
 import hub.liveness
@@ -21,7 +22,7 @@ import hub.rejects
 import hub.rounds
 
 _ASK_THE_TIME = (hub.commands, hub.conversation, hub.heartbeats, hub.ingest, hub.rejects, hub.rounds)
-_COUNT_SECONDS = (hub.conversation, hub.heartbeats)
+_COUNT_SECONDS = (hub.conversation, hub.database, hub.heartbeats)
 _MAKE_IDS = (hub.conversation, hub.liveness, hub.orders, device_sim.journal)
 
 

@@ -63,7 +63,7 @@ class Report:
 
 @cache
 def _tables() -> Tables:
-    return Tables()
+    return Tables(SITE, FEEDERS, TIME_ZONE)
 
 
 def _disk() -> str | None:
@@ -105,8 +105,8 @@ class World:
             self._new_id,
         )
         self._tables = _tables()
-        self._raw = self._tables.begin_anew(SITE, FEEDERS, TIME_ZONE, begins_at)
-        self._keys = Keys(lambda: int(loop.true_time().timestamp() * 1000))
+        self._raw = self._tables.begin_anew()
+        self._keys = Keys(loop.true_ms)
         self._processes = [
             HubProcess(
                 f"h{number}",
