@@ -58,6 +58,16 @@ _COMMAND: Final = Statement(
         COMMAND.c.id == bindparam("this"), COMMAND.c.site_id == bindparam("site")
     )
 )
+_IS_OPEN: Final = COMMAND.c.settled_at.is_(None)
+_ON_ITS_WAY: Final = or_(COMMAND.c.state == CommandState.SENT, COMMAND.c.state == CommandState.RECEIVED)
+_WITHOUT_REPLY: Final = sa_select(COMMAND.c.id).where(_IS_OPEN, _ON_ITS_WAY, COMMAND.c.deadline_at <= bindparam("now"))
+_OVERDUE: Final = Statement(_WITHOUT_REPLY)
+_IS_OVERDUE: Final = Statement(_WITHOUT_REPLY.where(COMMAND.c.id == bindparam("only")))
+_TO_ASK: Final = Statement(
+    sa_select(COMMAND.c.site_id)
+    .where(_IS_OPEN, COMMAND.c.state == CommandState.UNKNOWN, COMMAND.c.next_report_at <= bindparam("now"))
+    .distinct()
+)
 
 
 def advance(
@@ -132,17 +142,8 @@ def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Ou
 
 def mark_overdue(session: Session, now: datetime, only: str | None = None) -> list[CommandRow]:
     """Commands past their deadline without a final reply: their outcome is unknown from now on."""
-    query = select(Command.id).where(
-        col(Command.settled_at).is_(None),
-        col(Command.state).in_((CommandState.SENT, CommandState.RECEIVED)),
-        Command.deadline_at <= now,
-    )
-    if only is not None:
-        query = query.where(Command.id == only)
-    moved = [
-        advance(session, command_id, CommandState.UNKNOWN, "no final reply in time", now)
-        for command_id in session.exec(query).all()
-    ]
+    due = _OVERDUE.run(session, now=now) if only is None else _IS_OVERDUE.run(session, now=now, only=only)
+    moved = [advance(session, one.id, CommandState.UNKNOWN, "no final reply in time", now) for one in due]
     overdue = [command for command in moved if command is not None]
     for command in overdue:
         if command.name == "set_config":
@@ -183,12 +184,7 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
 
 def sites_to_ask(session: Session, now: datetime) -> list[str]:
     """Sites with commands whose outcome is unknown and whose pause is over."""
-    query = select(Command.site_id).where(
-        col(Command.settled_at).is_(None),
-        Command.state == CommandState.UNKNOWN,
-        col(Command.next_report_at) <= now,
-    )
-    return list(session.exec(query.distinct()))
+    return [row.site_id for row in _TO_ASK.run(session, now=now)]
 
 
 def _result(answer: Answer) -> JsonObject:

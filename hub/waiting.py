@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import bindparam, update
 from sqlalchemy import select as sa_select
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from hub import settlement
 from hub.command_states import CommandState
@@ -19,17 +19,16 @@ from hub.feeders import lock_feeder, settle_config
 from hub.liveness import AliveSession
 from hub.models import COMMAND, CONFIG_REVISION, FEEDER, SITE, Command, CommandRow, command_row
 from hub.orders import Desk
+from hub.statements import Statement
 
+_IS_WAITING: Final = (COMMAND.c.settled_at.is_(None), COMMAND.c.state == CommandState.PENDING)
 _WAITING: Final = (
     sa_select(COMMAND.c.id, COMMAND.c.feeder_id)
-    .where(
-        COMMAND.c.site_id == bindparam("site"),
-        COMMAND.c.settled_at.is_(None),
-        COMMAND.c.state == CommandState.PENDING,
-    )
+    .where(COMMAND.c.site_id == bindparam("site"), *_IS_WAITING)
     .order_by(COMMAND.c.id)
 )
-
+_SITES: Final = Statement(sa_select(COMMAND.c.site_id).where(*_IS_WAITING).distinct())
+_OVERDUE: Final = Statement(sa_select(COMMAND.c.id).where(*_IS_WAITING, COMMAND.c.expires_at <= bindparam("now")))
 _STOP: Final = (
     sa_select(SITE.c.stop_epoch, SITE.c.stopped_at).where(SITE.c.id == bindparam("site")).with_for_update(read=True)
 )
@@ -37,8 +36,7 @@ _STOP: Final = (
 
 
 def sites_with_waiting(session: Session) -> list[str]:
-    query = select(Command.site_id).where(col(Command.settled_at).is_(None), Command.state == CommandState.PENDING)
-    return list(session.exec(query.distinct()))
+    return [row.site_id for row in _SITES.run(session)]
 
 
 def send_waiting(session: Session, site: str, to: AliveSession, desk: Desk, now: datetime) -> list[CommandRow]:
@@ -111,13 +109,8 @@ def _send(
 
 def expire_waiting(session: Session, now: datetime) -> list[CommandRow]:
     """End what has waited for too long; it was never sent, and is not wanted any more."""
-    overdue = session.exec(
-        select(Command).where(
-            col(Command.settled_at).is_(None), Command.state == CommandState.PENDING, Command.expires_at <= now
-        )
-    ).all()
     ended = []
-    for command in overdue:
+    for command in _OVERDUE.run(session, now=now):
         detail = "It waited until its time was over, and was never sent."
         moved = settlement.advance(session, command.id, CommandState.EXPIRED, "waited too long", now, detail=detail)
         if moved is not None and moved.feeder_id is not None:
