@@ -6,9 +6,10 @@ opening, so the hour that comes twice has its meals twice and none of them bunch
 """
 
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from hub.protocol.messages import FeederConfig, Window
+from hub.protocol.messages import FeederConfig
 
 
 def is_time_zone(name: str) -> bool:
@@ -33,7 +34,7 @@ def next_meal_at(config: FeederConfig, time_zone: str, after: datetime) -> datet
     today = local_date(after, time_zone)
     # Yesterday's window may reach into today; a whole window may fall into the hour that does not exist.
     for days in range(-1, 4):
-        opens, closes = _window_on(today + timedelta(days=days), config.window, time_zone)
+        opens, closes = _window_on(today + timedelta(days=days), config.window.start, config.window.end, time_zone)
         meals_gone = (after - opens) // interval + 1 if after >= opens else 0
         due = opens + meals_gone * interval
         if due < closes:
@@ -41,8 +42,9 @@ def next_meal_at(config: FeederConfig, time_zone: str, after: datetime) -> datet
     return None
 
 
-def _window_on(day: date, window: Window, time_zone: str) -> tuple[datetime, datetime]:
-    start, end = _minutes(window.start), _minutes(window.end)
+@lru_cache(1024)
+def _window_on(day: date, opens: str, closes: str, time_zone: str) -> tuple[datetime, datetime]:
+    start, end = _minutes(opens), _minutes(closes)
     if end < start:
         end += 24 * 60
     return _moment(day, start, time_zone), _moment(day, end, time_zone)
