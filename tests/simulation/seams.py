@@ -2,28 +2,30 @@
 
 import contextlib
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from types import SimpleNamespace
+from functools import cache
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import structlog
+from ulid import ULID
 
 import device_sim.journal
-import hub.commands
-import hub.conversation
-import hub.database
-import hub.heartbeats
-import hub.ingest
-import hub.liveness
-import hub.orders
-import hub.rejects
-import hub.rounds
+from hub.protocol.times import utc_now as real_utc_now
 
-_ASK_THE_TIME = (hub.commands, hub.conversation, hub.heartbeats, hub.ingest, hub.rejects, hub.rounds)
-_COUNT_SECONDS = (hub.conversation, hub.database, hub.heartbeats)
-_MAKE_IDS = (hub.conversation, hub.liveness, hub.orders, device_sim.journal)
+
+@cache
+def _modules_with(name: str, value: object) -> list[ModuleType]:
+    """Those of the product that have imported it under its name: one that is new is not forgotten."""
+    return [
+        module
+        for known_as, module in sorted(sys.modules.items())
+        if known_as.split(".")[0] in ("hub", "device_sim") and vars(module).get(name) is value
+    ]
 
 
 @contextlib.contextmanager
@@ -44,11 +46,11 @@ def seams(
     desktop_log = logging.getLogger("feeder-sim")
     level = desktop_log.level
     with contextlib.ExitStack() as stack:
-        for module in _ASK_THE_TIME:
+        for module in _modules_with("utc_now", real_utc_now):
             stack.enter_context(patch.object(module, "utc_now", utc_now))
-        for module in _COUNT_SECONDS:
+        for module in _modules_with("time", time):
             stack.enter_context(patch.object(module, "time", SimpleNamespace(monotonic=monotonic_s)))
-        for module in _MAKE_IDS:
+        for module in _modules_with("ULID", ULID):
             stack.enter_context(patch.object(module, "ULID", new_id))
         stack.enter_context(patch.object(device_sim.journal, "KEPT_COMMANDS", kept_commands))
         structlog.configure(
