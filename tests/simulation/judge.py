@@ -76,6 +76,7 @@ class Judge:
         self._doses_sent: set[str] = set()
         self._said_offline: set[str] = set()
         self._heard_at_s = float("-inf")
+        self._awaits_silence = False
 
     # --- commands, at every commit -------------------------------------------------------------------------------
 
@@ -116,6 +117,9 @@ class Judge:
             return
         at_s, life, session = self._loop.now_s, process.life, said["session"]
         self._heard_at_s = at_s
+        if not self._awaits_silence:
+            self._awaits_silence = True
+            self._loop.after(self._ttl_s + LIVENESS_LATE_S, self._look_for_silence)
 
         def must_be_alive() -> None:
             quiet = self._is_quiet_since(at_s - SETTLES_AFTER_OUTAGE_S)
@@ -126,9 +130,20 @@ class Judge:
                     self._fault(f"session {session} is heard, and held to be alive is {held}")
 
         self._loop.after(SETTLES_WITHIN_S, must_be_alive)
-        self._loop.after(self._ttl_s + LIVENESS_LATE_S, self._must_be_gone)
-        self._loop.after(self._ttl_s + LIVENESS_LATE_S + 2 * CALL_TIMEOUT_S, self._must_be_gone)
-        self._loop.after(self._ttl_s + LIVENESS_LATE_S + SETTLES_WITHIN_S, self._must_be_told_gone)
+
+    def _look_for_silence(self) -> None:
+        """Where no heartbeat has come for as long as one counts, what follows of that is looked at when it must be so.
+
+        One timer for all heartbeats: only after the last one is there anything to see.
+        """
+        late_at_s = self._heard_at_s + self._ttl_s + LIVENESS_LATE_S
+        if self._loop.now_s < late_at_s:
+            self._loop.at(late_at_s, self._look_for_silence)
+            return
+        self._awaits_silence = False
+        self._must_be_gone()
+        self._loop.after(2 * CALL_TIMEOUT_S, self._must_be_gone)
+        self._loop.after(SETTLES_WITHIN_S, self._must_be_told_gone)
 
     def overheard(self, topic: str, payload: bytes) -> None:
         """The broker routes a message."""

@@ -30,6 +30,7 @@ _NEXT_DUE = """
 SELECT min(CASE state WHEN 'pending' THEN expires_at WHEN 'unknown' THEN next_report_at ELSE deadline_at END)
 FROM command WHERE settled_at IS NULL
 """
+_ANYTHING_OPEN = "SELECT 1 FROM command WHERE settled_at IS NULL LIMIT 1"
 
 
 class SimulatedLink:
@@ -42,7 +43,7 @@ class SimulatedLink:
         self._connection: Connection | None = None
         self._granted = False
         self._unsent: list[tuple[str, bytes]] = []
-        self._filters = process.topics.hub_filters(process.hub_id)
+        self._qos = {name.split("/")[-1]: qos for name, qos in process.topics.hub_filters(process.hub_id)}
 
     @property
     def connected(self) -> bool:
@@ -69,10 +70,9 @@ class SimulatedLink:
         address = self._process.topics.parse(topic)
         if address is None:
             return None
-        qos = {name.split("/")[-1]: qos for name, qos in self._filters}
         if address.kind == "replies":
             return 1 if address.hub_id == self._process.hub_id else None
-        return qos.get(str(address.kind))
+        return self._qos.get(address.kind)
 
     def connect(self) -> None:
         if self._life.over:
@@ -221,14 +221,20 @@ class HubProcess:
             self.loop.after(pause_s, partial(_time_has_passed, stirred))
             if await stirred:
                 await asyncio.sleep(self.random.uniform(0, ROUND_EVERY_S))
+                if self._something_is_open():
+                    return
+            elif pause_s == DUE_IN_VAIN_S:
                 return
-            if pause_s == DUE_IN_VAIN_S:
-                return
+
+    def _something_is_open(self) -> bool:
+        """A command has not come to its end: what was stirred may have to do with it."""
+        return self._tables.raw.execute(_ANYTHING_OPEN).fetchone() is not None
 
     def _quiet_for_s(self) -> float:
         """How long no round can find anything: nothing is due before, and every open span has its key.
 
-        While Redis recovers, a key that is missing means nothing. What is due and could not be done waits for something to change; every few seconds it is tried all the same.
+        While Redis recovers, a key that is missing means nothing. What is due and could not be done waits for
+        something to change; every few seconds it is tried all the same.
         """
         raw = self._tables.raw
         pause_s = 3600.0
