@@ -22,11 +22,11 @@ from hub.liveness import AliveSession
 from hub.models import (
     COMMAND,
     FEEDER,
+    IDEMPOTENCY_KEY,
     SITE,
     Command,
     CommandRow,
     FeederRow,
-    IdempotencyKey,
     JsonObject,
     Site,
     command_row,
@@ -97,11 +97,21 @@ class Placed:
     superseded: CommandRow | None = None
 
 
+_BY_KEY: Final = Statement(
+    sa_select(IDEMPOTENCY_KEY.c.fingerprint, IDEMPOTENCY_KEY.c.command_id).where(
+        IDEMPOTENCY_KEY.c.owner == bindparam("owner"), IDEMPOTENCY_KEY.c.key == bindparam("key")
+    )
+)
+_INSERT_KEY: Final = Statement(
+    insert(IDEMPOTENCY_KEY).values({column.name: bindparam(column.name) for column in IDEMPOTENCY_KEY.c})
+)
+
+
 def placed_before(session: Session, order: Order) -> Command | None:
     """The command that the order's key already stands for. Raises KeyReused."""
     if order.key is None:
         return None
-    row = session.get(IdempotencyKey, (order.key.owner, order.key.text))
+    row = _BY_KEY.first(session, owner=order.key.owner, key=order.key.text)
     if row is None:
         return None
     if row.fingerprint != order.key.fingerprint:
@@ -157,14 +167,13 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
     if ready.config is not None:
         _give_out(session, order, ready.config, command_id, ready.in_flight_id if waits else command_id, now)
     if order.key is not None:
-        session.add(
-            IdempotencyKey(
-                owner=order.key.owner,
-                key=order.key.text,
-                fingerprint=order.key.fingerprint,
-                command_id=command_id,
-                created_at=now,
-            )
+        _INSERT_KEY.run(
+            session,
+            owner=order.key.owner,
+            key=order.key.text,
+            fingerprint=order.key.fingerprint,
+            command_id=command_id,
+            created_at=now,
         )
     return Placed(command_row(**command), is_new=True, superseded=superseded)
 
