@@ -27,7 +27,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from hub.errors import HubError
-from hub.statements import run_on
+from hub.statements import run_on, run_on_driver
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def _engine(url: URL, *, begin: str) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # Deferred transactions that read first and write later lose updates silently.
-        connection.exec_driver_sql(begin)
+        run_on_driver(connection, begin)
 
     return engine
 
@@ -217,8 +217,10 @@ class Database:
 
     def read_now(self, work: Callable[[Session], T]) -> T:
         """Run reading work in this thread."""
-        with Session(self._read_engine, expire_on_commit=False) as session:
-            return work(session)
+        with self._read_engine.connect() as connection:
+            connection.begin()
+            with _session(connection) as session:
+                return work(session)
 
     def _commit(self, works: list[Work]) -> list[Any]:
         """All in one transaction. One that refuses (HubError) has written nothing and costs the others nothing."""

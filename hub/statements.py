@@ -136,6 +136,15 @@ def _reader(
     return read
 
 
+def run_on_driver(connection: Connection, sql: str) -> None:
+    """A statement without values and rows."""
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        driver.execute(sql).close()
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _as_sqlalchemy_says(error, connection, sql, ()) from error
+
+
 def _as_sqlalchemy_says(error: Exception, connection: Connection, sql: str, parameters: Any) -> BaseException:
     """The driver's error as SQLAlchemy raises it. A connection that is lost is not used again."""
     dialect = connection.dialect
