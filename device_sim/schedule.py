@@ -30,19 +30,24 @@ def next_meal_at(config: FeederConfig, time_zone: str, after: datetime) -> datet
     """The first moment later than `after` at which a meal is due, in UTC; None if the schedule is off."""
     if not config.enabled:
         return None
-    interval = timedelta(seconds=config.interval_s)
+    return _due_after(after, config.interval_s, config.window.start, config.window.end, time_zone)
+
+
+@lru_cache(1024)
+def _due_after(after: datetime, interval_s: float, opens: str, closes: str, time_zone: str) -> datetime | None:
+    """A desktop asks five times a second, and mostly the same."""
+    interval = timedelta(seconds=interval_s)
     today = local_date(after, time_zone)
     # Yesterday's window may reach into today; a whole window may fall into the hour that does not exist.
     for days in range(-1, 4):
-        opens, closes = _window_on(today + timedelta(days=days), config.window.start, config.window.end, time_zone)
-        meals_gone = (after - opens) // interval + 1 if after >= opens else 0
-        due = opens + meals_gone * interval
-        if due < closes:
+        begins, ends = _window_on(today + timedelta(days=days), opens, closes, time_zone)
+        meals_gone = (after - begins) // interval + 1 if after >= begins else 0
+        due = begins + meals_gone * interval
+        if due < ends:
             return due
     return None
 
 
-@lru_cache(1024)
 def _window_on(day: date, opens: str, closes: str, time_zone: str) -> tuple[datetime, datetime]:
     start, end = _minutes(opens), _minutes(closes)
     if end < start:

@@ -13,8 +13,9 @@ def rfc3339(moment: datetime) -> str:
 
 def whole_ms(moment: datetime) -> datetime:
     """The moment in UTC, cut to whole milliseconds, so that what is stored equals what was sent."""
-    utc = moment.astimezone(UTC)
-    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    beyond = utc.microsecond % 1000
+    return utc.replace(microsecond=utc.microsecond - beyond) if beyond else utc
 
 
 def utc_now() -> datetime:
