@@ -35,6 +35,7 @@ from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
 from http_api.app import App
+from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
@@ -375,6 +376,7 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
     server = Server(
         uvicorn.Config(
             App(services),
+            http=OneWriteProtocol,
             lifespan="off",
             log_config=None,
             access_log=False,
