@@ -182,8 +182,10 @@ class Commands:
         patience_s = min(self._desk.timeout_s if wait_s is None else wait_s, until_deadline_s)
         if wait_s == 0:
             return command
+        # A fifth of the price of `wait_for`, which makes a future of its own.
+        timer = end.get_loop().call_later(max(0.0, patience_s) + TIMER_SLACK_S, _give_up, end)
         try:
-            return await asyncio.wait_for(end, max(0.0, patience_s) + TIMER_SLACK_S)
+            return await end
         except TimeoutError:
             try:
                 overdue = await self.mark_overdue(only=command.id)
@@ -192,6 +194,8 @@ class Commands:
                 # It was sent, whatever the database cannot say now; the rounds go on with it when it is back.
                 log.warning("outcome not known: the database is away", command=command.id, reason=str(error.orig))
                 return command
+        finally:
+            timer.cancel()
 
     # --- what is known -----------------------------------------------------------------------------------------
 
@@ -282,6 +286,11 @@ class Commands:
                 if not end.done():
                     end.set_result(command)
         self._stream.publish("command", command.site_id, brief(command))
+
+
+def _give_up(end: asyncio.Future[CommandRow]) -> None:
+    if not end.done():
+        end.set_exception(TimeoutError())
 
 
 def stories(session: Session, command_ids: list[str]) -> dict[str, list[CommandStep]]:
