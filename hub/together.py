@@ -29,6 +29,7 @@ class Together(Generic[Q, A]):
     async def _ask(self) -> None:
         try:
             while self._gathered:
+                await asyncio.sleep(0)  # who comes in this turn of the loop is asked for as well
                 asked, self._gathered = self._gathered, {}
                 outcomes: list[Any]
                 try:
