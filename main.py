@@ -34,7 +34,8 @@ from broker.listeners import ListenError, allow_many_connections
 from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
-from http_api.app import create_app
+from http_api.app import App
+from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
@@ -375,11 +376,13 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
     """HTTP on that socket, from the beginning to the end of the block."""
     server = Server(
         uvicorn.Config(
-            create_app(services),
+            App(services),
+            http=OneWriteProtocol,
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nobody asks where a call came from
             timeout_graceful_shutdown=HTTP_STOPS_WITHIN_S,
         )
     )

@@ -95,6 +95,8 @@ class Journal:
         """The number of the batch being gathered; the batches before it were taken."""
         self.committed = 0
         """The number of the last batch on disk; all before it are there too."""
+        self.read_here: str | None = None
+        """The client id of whoever reads in this process."""
         self._batch = Batch()
         self._last_message = last_message
         self._first_of_batch = last_message + 1
@@ -123,6 +125,15 @@ class Journal:
     def last_change(self) -> int:
         """The number of the batch that holds the last change so far."""
         return self.gathering if self._batch else self.gathering - 1
+
+    @property
+    def may_come_to_nothing(self) -> bool:
+        """Whether all of this batch is messages for a reader in this process, who is done with them in a moment."""
+        batch = self._batch
+        if batch.retained or batch.received or batch.subscriptions or batch.sessions or batch.wills:
+            return False
+        messages = batch.messages.values()
+        return bool(messages) and all(row is not None and row.client_id == self.read_here for row in messages)
 
     def when_committed(self, call: Callable[[], None]) -> None:
         """Call it once, when the next batch is on disk."""

@@ -251,6 +251,8 @@ class EmbeddedBroker(PluginHost):
     def link(self, identity: Identity, client_id: str, filters: tuple[tuple[str, int], ...]) -> EmbeddedLink:
         """A place inside the broker, with a stored session like any client's; to be had once it is open."""
         client = Client(identity, client_id, "inside")
+        if self._store is not None:
+            self._store.journal.read_here = client_id
         return EmbeddedLink(self._exchange, self._guard, self._paces, client, filters)
 
     @asynccontextmanager

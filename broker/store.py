@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 GATHERING_S: Final = 0.002
 """Seconds from the first change of a batch until it is written."""
+READER_HAS_S: Final = 0.02
+"""Seconds for which a batch waits while all of it is messages for a reader in this process."""
 RETRY_S: Final = 1.0
 """Seconds until a batch that could not be written is tried again."""
 FORMAT: Final = 1
@@ -90,12 +92,19 @@ class Store:
         """Write what changes until `close`, and then what is left."""
         while not self._closing or self._changed.is_set():
             await self._changed.wait()
-            if not self._closing:
-                await asyncio.sleep(GATHERING_S)
+            await self._gather()
             self._changed.clear()
             if not await self._write(self.journal.take()):
                 return  # or a later batch would be there without this one
             self.journal.commit()
+
+    async def _gather(self) -> None:
+        """What a reader in this process is done with, in its own database, before it is written need not be written."""
+        done_by_s = time.monotonic() + READER_HAS_S
+        while not self._closing:
+            await asyncio.sleep(GATHERING_S)
+            if not self.journal.may_come_to_nothing or time.monotonic() >= done_by_s:
+                return
 
     def close(self) -> None:
         self._closing = True

@@ -1,19 +1,19 @@
 """What a call is: one declaration that routes it, guards it, reads it and documents it."""
 
 import functools
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import parse_qsl
 
 import structlog
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
-from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from http_api import problems
 from http_api.problems import Problem, problem, problem_of
+from http_api.requests import BodyTooLarge, Request
 from http_api.schemas import NoQuery, Query
 from hub.accounts import Caller, Right, caller_of
 from hub.commands import Commands
@@ -21,6 +21,7 @@ from hub.database import Database
 from hub.errors import HubError, InvalidOrder, NotFound
 from hub.feeders import faults_of
 from hub.liveness import LivenessKeys
+from hub.memory import Memory
 from hub.protocol.link import Link
 from hub.protocol.topics import is_id, is_ulid
 from hub.rejects import Rejects
@@ -29,7 +30,6 @@ from hub.stream import LiveStream
 
 TOKEN_REMEMBERED_S: Final = 5.0
 """A token that is revoked may go on working for so long."""
-_TOKENS_REMEMBERED: Final = 10_000
 
 log = structlog.get_logger()
 B = TypeVar("B", bound=BaseModel)
@@ -103,31 +103,25 @@ class Operation:
     """Names of request headers that the call knows."""
 
 
-@dataclass(slots=True)
 class Doorkeeper:
     """Who a token belongs to, remembered for a few seconds."""
 
-    services: Services
-    _known: dict[str, tuple[float, Caller]] = field(default_factory=dict)
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._known = Memory[str, Caller](TOKEN_REMEMBERED_S)
 
     async def caller(self, request: Request) -> Caller | None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        authorization = request.headers.get("authorization", "")
+        caller = self._known.get(authorization)
+        if caller is not None:
+            return caller
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             return None
-        now_s = time.monotonic()
-        known = self._known.get(token)
-        if known is not None and known[0] > now_s:
-            return known[1]
         caller = await self.services.database.read(lambda session: caller_of(session, token.strip()))
         if caller is not None:
-            if len(self._known) >= _TOKENS_REMEMBERED:
-                self._known.clear()
-            self._known[token] = (now_s + TOKEN_REMEMBERED_S, caller)
+            self._known.put(authorization, caller)
         return caller
-
-
-class BodyTooLarge(Exception):
-    pass
 
 
 async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request) -> Response:
@@ -140,14 +134,14 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
             return problem(problems.NO_LOGIN, detail, {"WWW-Authenticate": "Bearer"})
         site = request.path_params.get("site")
         if not _may_exist(request.path_params) or (site is not None and not caller.sees(site)):
-            raise NotFound(f"There is nothing at {request.url.path}.")
+            raise NotFound(f"There is nothing at {request.path}.")
         beyond_its_site = site is None and caller.site is not None and operation.right is Right.ADMINISTER
         if not caller.may(operation.right) or beyond_its_site:
             return problem(problems.NOT_ALLOWED, f"This needs the right to {operation.right}; you are {caller.role}.")
         query = read_query(operation.query, request)
         body = None
         if operation.body is not None:
-            body = parse_body(operation.body, await read_body(request, services.max_body_bytes))
+            body = parse_body(operation.body, await request.body(services.max_body_bytes))
         return await operation.handle(Call(request, services, caller, query, body))
     except HubError as error:
         return problem_of(error)
@@ -170,27 +164,11 @@ def _no_query(model: type[Query]) -> Query:
 
 def read_query(model: type[Query], request: Request) -> Query:
     try:
-        if not request.scope["query_string"]:
+        if not request.query:
             return _no_query(model)
-        return model.model_validate(dict(request.query_params))
+        return model.model_validate(dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)))
     except ValidationError as error:
         raise InvalidOrder("The query is wrong.", faults_of(error, "query.")) from error
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Raises BodyTooLarge before more than that is kept."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise BodyTooLarge
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise BodyTooLarge
-    except ClientDisconnect as error:
-        raise InvalidOrder("The request ended before its body was complete.") from error
-    return bytes(body)
 
 
 def parse_body(model: type[B], raw: bytes) -> B:

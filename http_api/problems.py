@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from starlette.responses import JSONResponse
+from pydantic_core import to_json
+from starlette.responses import Response
 
 from hub import errors
 from hub.protocol.times import rfc3339
@@ -82,13 +83,13 @@ ALL: Final = tuple(kind for kind in list(globals().values()) if isinstance(kind,
 """Every kind of problem there is."""
 
 
-def problem(kind: Problem, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+def problem(kind: Problem, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """`more` are members beside the standard ones, such as `command_id` or `faults`."""
     body = {"type": kind.type, "title": kind.title, "status": kind.status, "detail": detail}
-    return JSONResponse(body | more, kind.status, headers, MEDIA_TYPE)
+    return Response(to_json(body | more), kind.status, headers, MEDIA_TYPE)
 
 
-def problem_of(error: errors.HubError) -> JSONResponse:
+def problem_of(error: errors.HubError) -> Response:
     """The answer for whatever the hub raises."""
     more: dict[str, Any] = {}
     headers: dict[str, str] = {}

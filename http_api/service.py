@@ -9,11 +9,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import select
-from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from http_api.operations import Services
 from http_api.problems import ALL
+from http_api.requests import Request
 from hub.errors import Unavailable
 
 log = structlog.get_logger()
@@ -24,9 +24,8 @@ async def healthz(_request: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
-async def readyz(request: Request) -> Response:
+async def readyz(services: Services, _request: Request) -> Response:
     """200 where every part that a change needs can be reached, else 503; and which part cannot."""
-    services: Services = request.app.state.services
     parts = dict(
         zip(
             ("database", "redis", "mqtt"),

@@ -21,6 +21,7 @@ from hub.command_states import SETTLED, CommandState
 from hub.database import Database
 from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound, NotUnresolved
 from hub.liveness import AliveSession, LivenessKeys
+from hub.memory import Memory
 from hub.models import Command, CommandRow, CommandStep, JsonObject
 from hub.orders import ConfigOrder, Desk, Order, Placed, check_target, place, placed_before, to_message
 from hub.protocol.link import Link, NotConnected
@@ -34,6 +35,9 @@ log = structlog.get_logger()
 
 TIMER_SLACK_S: Final = 0.005
 """A timer may wake up some milliseconds before its time; the deadline must have passed by then."""
+
+TARGET_REMEMBERED_S: Final = 5.0
+"""An order for what was deleted may be refused for so long because its desktop is away, and not because it is gone."""
 
 ENDS = Counter("feeder_hub_command_ends_total", "Commands that came to an end, by name and state.", ["name", "state"])
 DURATION = Histogram("feeder_hub_command_seconds", "From an order to its settled end.", ["name"])
@@ -72,6 +76,7 @@ class Commands:
         self._stream = stream
         self._desk = desk
         self._link = link
+        self._targets = Memory[tuple[str, str | None], bool](TARGET_REMEMBERED_S)
         self._waiting: dict[str, list[asyncio.Future[CommandRow]]] = {}
 
     # --- from a caller -----------------------------------------------------------------------------------------
@@ -89,7 +94,7 @@ class Commands:
             try:
                 to, now = await self._addressee(order), utc_now()
             except (DesktopOffline, LivenessUnknown):
-                await self._database.read(lambda session: check_target(session, order))  # not there is not away
+                await self._check_target(order)  # not there is not away
                 raise
             if to is None:
                 wait_s = 0  # nobody is there to answer; the stop is latched, or the change waits
@@ -102,6 +107,13 @@ class Commands:
             if placed.is_new:
                 self._stream.publish("command", command.site_id, brief(command))
         return await self._wait_for_another(command, wait_s)
+
+    async def _check_target(self, order: Order) -> None:
+        """Raises NotFound. What was there a few seconds ago passes: the order is refused either way."""
+        target = order.site, order.feeder
+        if not self._targets.get(target):
+            await self._database.read(lambda session: check_target(session, order))
+            self._targets.put(target, value=True)
 
     async def _place(self, order: Order, to: AliveSession | None, now: datetime) -> Placed:
         try:
@@ -170,8 +182,10 @@ class Commands:
         patience_s = min(self._desk.timeout_s if wait_s is None else wait_s, until_deadline_s)
         if wait_s == 0:
             return command
+        # A fifth of the price of `wait_for`, which makes a future of its own.
+        timer = end.get_loop().call_later(max(0.0, patience_s) + TIMER_SLACK_S, _give_up, end)
         try:
-            return await asyncio.wait_for(end, max(0.0, patience_s) + TIMER_SLACK_S)
+            return await end
         except TimeoutError:
             try:
                 overdue = await self.mark_overdue(only=command.id)
@@ -180,6 +194,8 @@ class Commands:
                 # It was sent, whatever the database cannot say now; the rounds go on with it when it is back.
                 log.warning("outcome not known: the database is away", command=command.id, reason=str(error.orig))
                 return command
+        finally:
+            timer.cancel()
 
     # --- what is known -----------------------------------------------------------------------------------------
 
@@ -270,6 +286,11 @@ class Commands:
                 if not end.done():
                     end.set_result(command)
         self._stream.publish("command", command.site_id, brief(command))
+
+
+def _give_up(end: asyncio.Future[CommandRow]) -> None:
+    if not end.done():
+        end.set_exception(TimeoutError())
 
 
 def stories(session: Session, command_ids: list[str]) -> dict[str, list[CommandStep]]:

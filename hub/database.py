@@ -314,7 +314,8 @@ def _run(session: Session, work: Callable[[Session], T]) -> T:
         session.flush()
         return result
     finally:
-        session.expunge_all()
+        if session.identity_map or session.new:  # most works use none of the session's objects
+            session.expunge_all()
 
 
 def _is_busy(error: OperationalError) -> bool:

@@ -24,6 +24,7 @@ from ulid import ULID
 from hub.errors import DesktopOffline, LivenessUnknown
 from hub.protocol.messages import Heartbeat
 from hub.store import Store, StoreUnreachable
+from hub.together import Together
 
 ENDED_SESSIONS_KEPT_S: Final = 24 * 3600
 ENDED_SESSIONS_KEPT: Final = 1000
@@ -146,6 +147,15 @@ class Arrival(NamedTuple):
     waited_s: float = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """settled: whether a session that is not there is gone, and not unknown."""
+
+    alive: AliveSession | None
+    last_seen_ms: str | None
+    settled: bool
+
+
 def _alive_key(site: str) -> str:
     return f"fh:{{{site}}}:alive"
 
@@ -168,6 +178,7 @@ class LivenessKeys:
     def __init__(self, store: Store, ttl_s: float) -> None:
         self._store = store
         self._failures_seen = store.failures
+        self._look_ups = Together(self._look_up)
         self.ttl_s = ttl_s
 
     # --- what arrives ----------------------------------------------------------------------------------------
@@ -209,27 +220,36 @@ class LivenessKeys:
 
     async def require_alive(self, site: str) -> AliveSession:
         """The session to address. Raises DesktopOffline or LivenessUnknown."""
-        asked = ("HMGET", _alive_key(site), "session", "journal_id", "seq")
         try:
-            ((session, journal_id, seq),) = await self._look(asked)
-            last_seen_ms, settled = None, True
-            if session is None:  # ask again, together with what it means that the key is not there
-                (session, journal_id, seq), last_seen_ms, epoch = await self._look(
-                    asked, ("HGET", _seen_key(site), "last_seen_ms"), ("MGET", EPOCH_KEY, RECOVERING_KEY)
-                )
-                settled = session is not None or await self._is_settled(epoch)
+            found = await self._look_ups.ask(site)
         except StoreUnreachable as error:
             raise LivenessUnknown(
                 f"Whether the desktop of site {site} is alive cannot be known now: {error}"
             ) from error
-        if session is not None:
-            return AliveSession(session, journal_id, int(seq))
-        if not settled:
+        if found.alive is not None:
+            return found.alive
+        if not found.settled:
             raise LivenessUnknown(
                 f"The liveness store came back empty; for {self.ttl_s:g} s it is not known whether the desktop of site "
                 f"{site} is alive. Nothing was sent; try again then."
             )
-        raise DesktopOffline(site, _moment(last_seen_ms))
+        raise DesktopOffline(site, _moment(found.last_seen_ms))
+
+    async def _look_up(self, sites: list[str]) -> list[_Found]:
+        """The living sessions of some sites, in their order."""
+        commands: list[tuple[Any, ...]] = [("MGET", EPOCH_KEY, RECOVERING_KEY)]
+        for site in sites:
+            commands += [
+                ("HMGET", _alive_key(site), "session", "journal_id", "seq"),
+                ("HGET", _seen_key(site), "last_seen_ms"),
+            ]
+        epoch, *replies = await self._look(*commands)
+        alive = [
+            None if session is None else AliveSession(session, journal_id, int(seq))
+            for session, journal_id, seq in replies[::2]
+        ]
+        settled = None not in alive or await self._is_settled(epoch)
+        return [_Found(each, ms, settled) for each, ms in zip(alive, replies[1::2], strict=True)]
 
     async def read(self, sites: list[str]) -> list[Liveness]:
         """The liveness of some sites, in their order; unknown (and no error) where Redis does not answer."""

@@ -165,7 +165,7 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
     if not waits:
         settlement.add_step(session, command_id, CommandState.SENT, "to be published", now)
     if ready.config is not None:
-        _give_out(session, order, ready.config, command_id, ready.in_flight_id if waits else command_id, now)
+        _give_out(session, order, ready, command_id, ready.in_flight_id if waits else command_id, now)
     if order.key is not None:
         _INSERT_KEY.run(
             session,
@@ -279,14 +279,15 @@ def _for_site(session: Session, order: Order, to: AliveSession | None, command_i
 def _give_out(
     session: Session,
     order: Order,
-    change: messages.SetConfig,
+    ready: _Ready,
     command_id: str,
     in_flight_id: str | None,
     now: datetime,
 ) -> None:
     """The change is what is wanted from now on. The feeder's row is locked, so versions only go up."""
     assert order.feeder is not None
-    config = change.config.model_dump()
+    assert ready.config is not None
+    change, config = ready.config, ready.args["config"]
     _GIVE_OUT.run(
         session,
         site=order.site,

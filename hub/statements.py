@@ -4,6 +4,7 @@ They are written in SQLAlchemy's language, with its types, once for both kinds o
 takes, a tenth of what it costs by way of `Connection.execute`; errors are those that SQLAlchemy raises.
 """
 
+import functools
 from collections import namedtuple
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sqlalchemy.types import TypeEngine
 from sqlmodel import Session
 
 Process = Callable[[Any], Any]
-_CONNECTION: Final = "connection"
+_DRIVER: Final = "driver"
 
 
 class Row(tuple[Any, ...]):
@@ -37,7 +38,22 @@ def row_type(name: str, columns: Iterable[str]) -> Callable[..., Row]:
 
 def run_on(session: Session, connection: Connection) -> None:
     """Say that the session works in this one's transaction: asking the session each time costs as much as a run."""
-    session.info[_CONNECTION] = connection
+    session.info[_DRIVER] = _Driver.of(connection)
+
+
+@dataclass(slots=True)
+class _Driver:
+    """The driver below a connection that is in a transaction."""
+
+    connection: Connection
+    name: str
+    execute: Callable[[str, Any], Any]
+    error: type[Exception]
+
+    @classmethod
+    def of(cls, connection: Connection) -> "_Driver":
+        dialect, driver = connection.dialect, cast("Any", connection.connection.dbapi_connection)
+        return cls(connection, dialect.name, driver.execute, dialect.loaded_dbapi.Error)
 
 
 class Statement:
@@ -49,11 +65,11 @@ class Statement:
 
     def run(self, session: Session, /, **values: Any) -> list[Row]:
         """The rows that it finds or returns."""
-        connection = session.info.get(_CONNECTION) or session.connection()
-        compiled = self._compiled.get(connection.dialect.name)
+        driver = session.info.get(_DRIVER) or _Driver.of(session.connection())
+        compiled = self._compiled.get(driver.name)
         if compiled is None:
-            compiled = self._compiled[connection.dialect.name] = _compile(self._clause, connection.dialect)
-        return compiled.run(connection, values)
+            compiled = self._compiled[driver.name] = _compile(self._clause, driver.connection.dialect)
+        return compiled.run(driver, values)
 
     def first(self, session: Session, /, **values: Any) -> Row | None:
         rows = self.run(session, **values)
@@ -77,23 +93,22 @@ class _Compiled:
     columns: tuple[tuple[str, TypeEngine[Any]], ...]
     read: Callable[[tuple[Any, ...]], Row] | None = None
 
-    def run(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
-        given = values | self.fixed
+    def run(self, driver: _Driver, values: dict[str, Any]) -> list[Row]:
+        given = values | self.fixed if self.fixed else values
         parameters: Any = [given[name] for name in self.names]
         for n, process in self.binds:
             parameters[n] = process(parameters[n])
         if not self.positional:
             parameters = dict(zip(self.names, parameters, strict=True))
-        driver: Any = connection.connection.dbapi_connection
         try:
             cursor = driver.execute(self.sql, parameters)
             if not self.columns:
                 return []
             found = cursor.fetchall()
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise _as_sqlalchemy_says(error, connection, self.sql, parameters) from error
+        except driver.error as error:
+            raise _as_sqlalchemy_says(error, driver.connection, self.sql, parameters) from error
         if self.read is None:
-            self.read = _reader(self.columns, connection.dialect, cursor.description)
+            self.read = _reader(self.columns, driver.connection.dialect, cursor.description)
         return [self.read(values) for values in found]
 
 
@@ -120,7 +135,8 @@ def _reader(
     columns: Iterable[tuple[str, TypeEngine[Any]]], dialect: Dialect, described: Iterable[Any]
 ) -> Callable[[tuple[Any, ...]], Row]:
     """What makes a row of the driver's values."""
-    make_row = row_type("Row", [name for name, _ in columns])
+    row: Any = row_type("Row", [name for name, _ in columns])
+    make_row: Callable[[list[Any]], Row] = functools.partial(tuple.__new__, row)
     of_columns = [
         of.dialect_impl(dialect).result_processor(dialect, about[1])
         for (_, of), about in zip(columns, described, strict=True)
@@ -131,7 +147,7 @@ def _reader(
         ours = list(values)
         for n, process in processes:
             ours[n] = process(ours[n])
-        return make_row(*ours)
+        return make_row(ours)
 
     return read
 

@@ -32,7 +32,7 @@ LAYERS: Final = (
         "rows: statements, SQLAlchemy",
         ("sqlalchemy", "sqlmodel/", "hub/database.py", "hub/models.py", "hub/statements.py"),
     ),
-    ("Redis client", ("redis/", "hub/store.py", "hub/stream.py", "hub/liveness.py")),
+    ("Redis client", ("redis/", "hub/store.py", "hub/stream.py", "hub/liveness.py", "hub/together.py")),
     ("the link over the network", ("hub/link.py",)),
     ("embedded broker, MQTT codec", ("broker/", "amqtt/", "hub/protocol/packets.py")),
     ("pydantic, the contract's models", ("pydantic/", "hub/protocol/messages.py", "hub/protocol/times.py")),

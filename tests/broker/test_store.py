@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from broker.journal import Journal
-from broker.store import StoreUnusable, open_store
+from broker.store import GATHERING_S, StoreUnusable, open_store
 from hub.protocol.packets import Connect, Disconnect, Puback, Pubcomp, Publish, Pubrec, Pubrel, Will
 from hub.protocol.topics import Identity
 from tests.broker.conftest import WAIT_S, Peer
@@ -22,6 +22,8 @@ from tests.broker.conftest import WAIT_S, Peer
 COMMANDS = "fh/v1/pond7/commands"
 STATE = "fh/v1/pond7/feeders/f1/state"
 HEARTBEAT = "fh/v1/pond7/heartbeat"
+REPLIES = "fh/v1/pond7/replies/h1"
+HUB = Identity("hub", "hub")
 
 
 @pytest.fixture
@@ -480,3 +482,55 @@ def test_those_who_wait_are_told_at_each_commit():
     notes.when_committed(lambda: told.append(notes.committed))
     notes.commit()
     assert told == [1]
+
+
+async def test_what_the_hub_inside_is_done_with_at_once_is_acknowledged_and_never_written(
+    start_broker, store_file, monkeypatch
+):
+    monkeypatch.setattr("broker.store.READER_HAS_S", WAIT_S)
+    place = await start_broker(store=store_file)
+    site, handed = await place.client("pond7"), asyncio.Queue()
+    async with place.broker.link(HUB, "hub", (("fh/v1/+/replies/#", 1),)).running(handed.put_nowait):
+        await place.broker._store.flush()
+        batches = place.broker.counters["store_batches"]
+        for _ in range(3):
+            site.send(Publish(REPLIES, b"applied", 1, packet_id=7))
+            answer = asyncio.create_task(site.receive())
+            message = await handed.get()
+            await asyncio.sleep(3 * GATHERING_S)  # the hub's own transaction takes some time
+            assert not answer.done()
+            message.acknowledge()
+            assert await answer == Puback(7)
+        assert place.broker.counters["store_batches"] == batches
+
+
+async def test_what_the_hub_inside_is_not_done_with_is_written_before_it_is_acknowledged(start_broker, store_file):
+    place = await start_broker(store=store_file)
+    site, handed = await place.client("pond7"), []
+    async with place.broker.link(HUB, "hub", (("fh/v1/+/replies/#", 1),)).running(handed.append):
+        await place.broker._store.flush()
+        site.send(Publish(REPLIES, b"applied", 1, packet_id=7))
+        assert await site.receive() == Puback(7)
+        assert [message.payload for message in handed] == [b"applied"]
+    await place.broker.__aexit__(None, None, None)
+    again, handed = await start_broker(store=store_file), []
+    async with again.broker.link(HUB, "hub", (("fh/v1/+/replies/#", 1),)).running(handed.append):
+        await asyncio.sleep(0)
+        assert [message.payload for message in handed] == [b"applied"]
+
+
+def test_only_messages_for_the_reader_in_this_process_may_come_to_nothing():
+    notes = journal()
+    notes.read_here = "hub"
+    assert not notes.may_come_to_nothing
+    first = notes.add_message("hub", Publish(REPLIES, b"x", 1, packet_id=1))
+    assert notes.may_come_to_nothing
+    other = notes.add_message("pond7", Publish(COMMANDS, b"x", 1, packet_id=1))
+    assert not notes.may_come_to_nothing
+    notes.remove_message(other)
+    assert notes.may_come_to_nothing
+    notes.retain(Publish(STATE, b"x", 1, retain=True), "pond7")
+    assert not notes.may_come_to_nothing
+    notes.take()
+    notes.remove_message(first)
+    assert not notes.may_come_to_nothing

@@ -2,22 +2,27 @@
 
 import asyncio
 import sqlite3
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
+import hub.memory
 from hub.command_states import CommandState
-from hub.commands import list_commands, stories
+from hub.commands import TARGET_REMEMBERED_S, list_commands, stories
 from hub.errors import BrokerUnreachable, DesktopOffline, HubError, KeyReused, LivenessUnknown, NotFound, Stopped
 from hub.liveness import EPOCH_KEY
 from hub.models import Command, Site
 from hub.orders import Key, Order
+from hub.sites import add_site, delete_site
 from tests.hub.conftest import (
     CONFIG,
     FEEDER,
+    NOW,
     SITE,
     TOPICS,
     Overheard,
@@ -161,6 +166,23 @@ async def test_while_liveness_is_unknown_nothing_is_sent_or_stored(alive: Proces
 async def test_without_a_broker_nothing_is_sent_or_stored(alive: Process) -> None:
     alive.link.connected = False
     await refused(alive, config_order(), BrokerUnreachable)
+
+
+async def test_a_site_that_was_not_there_is_there_as_soon_as_it_is_made(process: Process) -> None:
+    await refused(process, config_order(site="pond9"), NotFound)
+    await process.database.write(lambda session: add_site(session, "pond9", [FEEDER], "UTC", NOW))
+    await refused(process, config_order(site="pond9"), DesktopOffline)
+
+
+async def test_a_site_that_is_deleted_is_not_found_after_a_few_seconds(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await refused(process, config_order(), DesktopOffline)
+    await process.database.write(lambda session: delete_site(session, SITE))
+    await refused(process, config_order(), DesktopOffline)
+    later_s = time.monotonic() + TARGET_REMEMBERED_S
+    monkeypatch.setattr(hub.memory, "time", SimpleNamespace(monotonic=lambda: later_s))
+    await refused(process, config_order(), NotFound)
 
 
 @pytest.mark.parametrize(("site", "feeder"), [("nowhere", FEEDER), (SITE, "f9")])

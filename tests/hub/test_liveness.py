@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -338,6 +339,58 @@ async def test_whatever_comes_in_whatever_order_to_whichever_process_the_clauses
             await expire(store)
             model.alive = None
         assert await session_alive(processes[not which]) == model.alive
+
+
+# --- asked by many -----------------------------------------------------------------------------------------------
+
+
+async def test_who_asks_while_an_answer_is_on_its_way_gets_a_newer_one(
+    store: Store, keys: LivenessKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer of Redis is kept back; meanwhile the desktop comes, and the second asks."""
+    answered, go_on = asyncio.Event(), asyncio.Event()
+    calls = store.calls
+
+    async def slow(*commands: tuple[Any, ...]) -> list[Any]:
+        replies = await calls(*commands)
+        answered.set()
+        await go_on.wait()
+        return replies
+
+    monkeypatch.setattr(store, "calls", slow)
+    first = asyncio.create_task(keys.require_alive(SITE))
+    await answered.wait()
+    await beat(keys)
+    second = asyncio.create_task(keys.require_alive(SITE))
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(DesktopOffline):
+        await first
+    assert (await second).session == "s1"
+
+
+async def test_many_that_ask_at_once_cost_one_look_and_each_hears_of_its_own_site(
+    store: Store, keys: LivenessKeys
+) -> None:
+    await beat(keys, site="pond1")
+    before = (await store.redis.info("commandstats"))["cmdstat_hmget"]["calls"]
+    sites = [f"pond{n % 4}" for n in range(100)]
+    found = await asyncio.gather(*(keys.require_alive(site) for site in sites), return_exceptions=True)
+    assert (await store.redis.info("commandstats"))["cmdstat_hmget"]["calls"] - before == 4
+    for site, outcome in zip(sites, found, strict=True):
+        if site == "pond1":
+            assert outcome == AliveSession("s1", "journal-1", 1)
+        else:
+            assert isinstance(outcome, DesktopOffline)
+            assert site in str(outcome)
+
+
+async def test_while_some_are_unknown_who_is_alive_can_be_ordered_to(store: Store) -> None:
+    keys = LivenessKeys(store, TTL_S)
+    await beat(keys)
+    found = await asyncio.gather(keys.require_alive(SITE), keys.require_alive("pond8"), return_exceptions=True)
+    assert isinstance(found[0], AliveSession)
+    assert isinstance(found[1], LivenessUnknown)
 
 
 # --- not known ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import bindparam, insert, select, text, update
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlmodel import Session
 
@@ -41,6 +42,27 @@ def test_values_come_back_as_the_object_mapper_has_them(session: Session) -> Non
     assert row.state_at == moment
     assert row.state_at.tzinfo is UTC
     assert row.reported_config == config
+
+
+def test_times_in_sqlite_are_the_texts_that_sqlalchemy_writes_there(session: Session) -> None:
+    texts = ("2026-03-01 06:30:00.123000", "2026-03-01 06:30:00.000000", "0099-12-31 23:59:59.999999")
+    for stored in texts:
+        moment = datetime.fromisoformat(stored).replace(tzinfo=UTC)
+        CHANGE.run(session, feeder="f1", **dict.fromkeys(("reported_config", "silo_g", "state_seq", "desired_config")),
+                   state_at=moment.astimezone(timezone(timedelta(hours=5, minutes=30))))  # fmt: skip
+        assert session.execute(text("SELECT state_at FROM feeder WHERE id = 'f1'")).scalar() == stored
+        row = FIND.first(session, feeder="f1")
+        assert row is not None
+        assert row.state_at == moment
+    of_sqlalchemy = sqlite.DATETIME().bind_processor(sqlite.dialect())
+    assert of_sqlalchemy is not None
+    assert [of_sqlalchemy(datetime.fromisoformat(stored)) for stored in texts] == list(texts)
+
+
+@pytest.mark.both_databases
+def test_a_moment_without_a_zone_is_not_stored(session: Session) -> None:
+    with pytest.raises(ValueError, match="without a time zone"):
+        STEP.run(session, command_id="01ARZ3NDEKTSV4RRFFQ69G5FAV", state="sent", at=NOW.replace(tzinfo=None), cause="")
 
 
 @pytest.mark.both_databases
