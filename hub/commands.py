@@ -247,10 +247,12 @@ class Commands:
             self._stream.publish("command", site, brief(command))
 
     def send_again(self, stop: Command) -> None:
-        """Publish a latched stop once more, under the id that the desktop may know already, with new times."""
-        now = utc_now()
-        expires_at = now + timedelta(seconds=self._desk.timeout_s)
-        self._publish(stop.model_copy(update={"expires_at": expires_at}))
+        """Publish a latched stop once more, under the id that the desktop may know already, with new times.
+
+        The reply comes to this process: the one that ordered it may be gone.
+        """
+        expires_at = utc_now() + timedelta(seconds=self._desk.timeout_s)
+        self._publish(stop.model_copy(update={"expires_at": expires_at, "hub_id": self._desk.hub_id}))
 
     async def _raise_contradiction(self, site: str, settled: Settled) -> None:
         command = settled.command

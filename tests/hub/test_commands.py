@@ -337,6 +337,16 @@ async def test_a_stop_without_a_broker_is_latched_all_the_same(alive: Process) -
     assert await latched(alive)
 
 
+async def test_a_stop_that_another_process_repeats_is_answered_to_that_process(
+    process: Process, start_process: StartProcess
+) -> None:
+    stop = await process.commands.send(order("stop_all", None))
+    other = await start_process("h2")
+    await other.beat()
+    again = await other.link.told("stop_all")
+    assert (again.id, again.reply_to) == (stop.id, TOPICS.replies(SITE, "h2"))
+
+
 async def test_a_stop_of_a_living_site_waits_for_its_confirmation(alive: Process) -> None:
     ordered = sending(alive, order("stop_all", None))
     said = await alive.link.told("stop_all")

@@ -97,8 +97,12 @@ class Judge:
             if is_now == "sent" and stopped:
                 self._fault(f"{name} {command_id} waited, and is sent although the stop is latched")
 
-    def published(self, _topic: str, payload: bytes) -> None:
-        """A hub process publishes. A dose is never sent twice."""
+    def published(self, hub_id: str, _topic: str, payload: bytes) -> None:
+        """A hub process publishes. A dose is never sent twice, and whoever says a stop hears its reply."""
+        if b'"name":"stop_all"' in payload:
+            reply_to = json.loads(payload)["reply_to"]
+            if not reply_to.endswith(f"/{hub_id}"):
+                self._fault(f"hub {hub_id} says a stop whose reply goes to {reply_to}")
         if b'"name":"feed"' in payload:
             command_id = json.loads(payload)["id"]
             if command_id in self._doses_sent:
