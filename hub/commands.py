@@ -115,7 +115,8 @@ class Commands:
 
     async def _publish_and_wait(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         with self._expecting(command.id) as end:
-            self._publish(command)
+            if not self._publish(command) and command.name == "stop_all":
+                command = await self._to_be_repeated(command)
             self._stream.publish("command", command.site_id, brief(command))
             return await self._end_of(command, end, wait_s)
 
@@ -144,13 +145,30 @@ class Commands:
             )
         return to
 
-    def _publish(self, command: CommandRow) -> None:
+    async def _to_be_repeated(self, stop: CommandRow) -> CommandRow:
+        """A stop that could not be published is `unknown` at once, so that the next round with a broker repeats it."""
+        now = utc_now()
+
+        def work(session: Session) -> CommandRow | None:
+            return settlement.advance(session, stop.id, CommandState.UNKNOWN, "no connection to the broker", now)
+
+        try:
+            return await self._database.write(work) or stop
+        except (OperationalError, InterfaceError) as error:
+            # It is latched, and becomes `unknown` at its deadline.
+            log.warning("stop to be repeated later: the database is away", command=stop.id, reason=str(error.orig))
+            return stop
+
+    def _publish(self, command: CommandRow) -> bool:
+        """False: there is no connection to the broker."""
         topic = self._desk.topics.commands(command.site_id, command.feeder_id)
         try:
             self._link.publish(topic, encode(to_message(command, self._desk.topics, utc_now())))
         except NotConnected:
             # The row says `sent`; the deadline makes it `unknown`, and the desktop's journal settles it.
             log.warning("command not published: no connection to the broker", command=command.id, site=command.site_id)
+            return False
+        return True
 
     @contextmanager
     def _expecting(self, command_id: str) -> Iterator[asyncio.Future[CommandRow]]:

@@ -162,7 +162,8 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
         Command.site_id == site,
         col(Command.settled_at).is_(None),
         Command.state == CommandState.UNKNOWN,
-        Command.expires_at < now,
+        # A stop that was never published is repeated before its time is over.
+        or_(col(Command.expires_at) < now, col(Command.id) == latched),
     )
     if not at_once:
         query = query.where(col(Command.next_report_at) <= now)

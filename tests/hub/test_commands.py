@@ -337,6 +337,44 @@ async def test_a_stop_without_a_broker_is_latched_all_the_same(alive: Process) -
     assert await latched(alive)
 
 
+@pytest.mark.both_databases
+async def test_a_stop_for_which_the_broker_was_away_goes_out_as_soon_as_it_is_back(alive: Process) -> None:
+    alive.link.connected = False
+    ordered = sending(alive, order("stop_all", None))
+    await until(lambda: latched(alive))
+    await until(lambda: is_unknown(alive))
+    async with alive.rounds():
+        await asyncio.sleep(0)
+        assert alive.link.said("stop_all") == []
+        alive.link.connected = True
+        said = await alive.link.told("stop_all")
+        await alive.answer(said.id, "applied", feeders={"f1": {"confirmed": True}, "f2": {"confirmed": True}})
+        assert (await ordered).state == S.APPLIED
+
+
+async def is_unknown(process: Process) -> bool:
+    return [row.state for row in await rows(process)] == [S.UNKNOWN]
+
+
+async def test_a_stop_for_which_broker_and_database_are_away_in_turn_is_latched_all_the_same(
+    alive: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = alive.database.write
+
+    async def then_away(work: Any) -> Any:
+        monkeypatch.setattr(alive.database, "write", away)
+        return await write(work)
+
+    async def away(_work: Any) -> Any:
+        raise OperationalError("UPDATE", {}, Exception("away"))
+
+    alive.link.connected = False
+    monkeypatch.setattr(alive.database, "write", then_away)
+    command = await alive.commands.send(order("stop_all", None), wait_s=0)
+    assert command.state == S.SENT
+    assert await latched(alive)
+
+
 async def test_a_stop_that_another_process_repeats_is_answered_to_that_process(
     process: Process, start_process: StartProcess
 ) -> None:
