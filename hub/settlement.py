@@ -122,7 +122,8 @@ def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Ou
         case "interrupted" if outcome.dispensed_g is not None:
             interrupted = outcome.model_copy(update={"code": outcome.code or Code.INTERRUPTED})
             return _settle(session, command, CommandState.FAILED, interrupted, cause, now)
-        case "not_seen" if command.journal_id == asked_of_journal:
+        # A stop names no journal. An earlier one may have seen it; what holds now is the stop or release after it.
+        case "not_seen" if command.journal_id in (None, asked_of_journal):
             return _settle(session, command, CommandState.NOT_EXECUTED, outcome, cause, now)
         case "running":
             return Settled(command, moved=False)

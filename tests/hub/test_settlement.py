@@ -538,6 +538,18 @@ def test_a_latched_stop_is_sent_again_and_never_asked_about(session: Session) ->
     assert settlement.lease_questions(session, SITE, after(11.5), at_once=False) == ([], None)
 
 
+def test_a_stop_that_another_one_replaced_while_the_site_was_away_was_never_executed(session: Session) -> None:
+    first = placed(session, order("stop_all", None), to=None)
+    second = placed(session, order("stop_all", None), after(1), to=None)
+    overdue(session, first)
+    overdue(session, second)
+    ids, again = settlement.lease_questions(session, SITE, after(20), at_once=True)
+    assert (ids, again and again.id) == ([first.id], second.id)
+    outcome(session, first, "not_seen")
+    assert now_is(session, first).state == S.NOT_EXECUTED
+    assert session.get_one(Site, SITE).stop_command_id == second.id
+
+
 def test_a_confirmed_stop_is_told_again_to_a_new_session_only(session: Session) -> None:
     stop = placed(session, order("stop_all", None), to=None)
     answer(session, stop, "applied", feeders={"f1": {"confirmed": True}})
