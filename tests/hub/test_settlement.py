@@ -303,6 +303,44 @@ def test_a_late_outcome_does_not_undo_an_edit_made_on_the_farm_meanwhile(session
     assert local_revisions(session) == before
 
 
+@pytest.mark.parametrize("state_first", [False, True])
+def test_a_change_that_proves_applied_after_a_newer_one_came_to_nothing_is_what_is_wanted(
+    session: Session, state_first: bool
+) -> None:
+    farm_tells(session)
+    older = overdue(session, change(session))
+    newer = placed(session, config_order(args=CONFIG | {"meal_g": 400.0}))
+    answer(session, newer, "rejected", code="not_remote")
+    assert feeder(session).desired_config == CONFIG
+    if state_first:
+        farm_tells(session, 2, config=NEW_CONFIG, config_version=8)
+    outcome(session, older, "applied", config=NEW_CONFIG, config_version=8, local_rev=3)
+    row = feeder(session)
+    assert (row.desired_config, row.desired_version, row.reported_config) == (NEW_CONFIG, 8, NEW_CONFIG)
+    assert drift(row) == []
+
+
+def test_a_change_that_proves_applied_late_leaves_the_drift_of_an_edit_made_upon_it(session: Session) -> None:
+    farm_tells(session)
+    older = overdue(session, change(session))
+    answer(session, placed(session, config_order(args=CONFIG | {"meal_g": 400.0})), "rejected", code="not_remote")
+    farm_tells(session, 2, config=FARM_CONFIG, config_version=8, local_rev=4)
+    outcome(session, older, "applied", config=NEW_CONFIG, config_version=8, local_rev=3)
+    row = feeder(session)
+    assert (row.desired_config, row.desired_version, row.reported_config) == (NEW_CONFIG, 8, FARM_CONFIG)
+
+
+def test_an_older_change_that_proves_applied_late_is_not_wanted_again(session: Session) -> None:
+    farm_tells(session)
+    older = overdue(session, change(session))
+    newest = CONFIG | {"meal_g": 400.0}
+    newer = placed(session, config_order(args=newest))
+    answer(session, newer, "applied", config=newest, config_version=9, local_rev=3)
+    outcome(session, older, "applied", config=NEW_CONFIG, config_version=8, local_rev=3)
+    row = feeder(session)
+    assert (row.desired_config, row.desired_version, row.reported_config) == (newest, 9, newest)
+
+
 def test_an_applied_change_without_what_was_read_back_does_not_undo_a_newer_edit(session: Session) -> None:
     farm_tells(session)
     command = overdue(session, change(session))
