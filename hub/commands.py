@@ -280,9 +280,9 @@ class Commands:
 
     def _tell(self, settled: Settled) -> None:
         command = settled.command
-        if command is None or not settled.moved:
+        if command is None or not (settled.moved or settled.told_more):
             return
-        if command.state in SETTLED:
+        if settled.moved and command.state in SETTLED:
             _ends(command.name, command.state).inc()
             assert command.settled_at is not None
             _duration(command.name).observe((command.settled_at - command.created_at).total_seconds())

@@ -27,11 +27,13 @@ MAX_REPORTED: Final = 100
 class Settled:
     """What became of one piece of news. `command` None: no such command at that site. `moved`: its state changed.
 
-    another_waits: a change that waited for this one may be sent now.
+    told_more: more is known of it, in the state that it had. another_waits: a change that waited for this one may be
+    sent now.
     """
 
     command: CommandRow | None
     moved: bool
+    told_more: bool = False
     contradiction: str | None = None
     another_waits: bool = False
 
@@ -51,6 +53,12 @@ _ADVANCE: Final[dict[CommandState, Statement]] = {
     CommandState.UNKNOWN: _advance_to(CommandState.UNKNOWN, "next_report_at"),
     **{state: _advance_to(state, "settled_at", "code", "detail", "result") for state in SETTLED},
 }
+_TAKE_PARTIAL_STOP: Final = Statement(
+    update(COMMAND)
+    .where(COMMAND.c.id == bindparam("this"), COMMAND.c.settled_at.is_(None))
+    .values(result=bindparam("result"))
+    .returning(*COMMAND.c)
+)
 _INSERT_STEP: Final = Statement(insert(COMMAND_STEP))
 _FOR_RULES: Final = ("id", "site_id", "feeder_id", "name", "args", "state", "result", "journal_id")
 _COMMAND: Final = Statement(
@@ -96,18 +104,21 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
     command = _COMMAND.first(session, this=reply.id, site=site)
     if command is None:
         return Settled(None, moved=False)
-    partial_stop = _is_partial_stop(command, reply)
-    if partial_stop:
-        session.execute(update(Command).where(col(Command.id) == command.id).values(result=_result(reply)))
+    # A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is told it again.
+    partial_stop = command.name == "stop_all" and reply.status == "failed"
     if partial_stop or reply.status not in FINAL_STATUSES:
+        told_more = _take_partial_stop(session, command, reply) if partial_stop else None
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
-        return Settled(moved or command, moved is not None)
+        return Settled(moved or told_more or command, moved is not None, told_more is not None)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
 
 
-def _is_partial_stop(command: CommandRow, reply: Reply) -> bool:
-    """A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is asked again."""
-    return command.name == "stop_all" and reply.status == "failed" and bool(reply.feeders)
+def _take_partial_stop(session: Session, command: CommandRow, reply: Reply) -> CommandRow | None:
+    """Which feeders have confirmed a stop until now. None: that is no news, or the stop has settled meanwhile."""
+    result = _result(reply)
+    if not reply.feeders or result == command.result:
+        return None
+    return _TAKE_PARTIAL_STOP.first(session, this=command.id, result=result)
 
 
 def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Outcome, now: datetime) -> Settled:

@@ -375,6 +375,17 @@ async def test_a_stop_for_which_broker_and_database_are_away_in_turn_is_latched_
     assert await latched(alive)
 
 
+async def test_a_feeder_that_confirms_a_stop_later_is_told_to_the_live_stream(alive: Process) -> None:
+    stop = await alive.commands.send(order("stop_all", None), wait_s=0)
+    lost = {"confirmed": False, "code": "plc_lost"}
+    await alive.answer(stop.id, "failed", feeders={"f1": lost, "f2": lost})
+    async with Overheard(alive.stream) as overheard:
+        for _ in range(2):
+            await alive.answer(stop.id, "failed", feeders={"f1": {"confirmed": True}, "f2": lost})
+        await overheard.settled()
+        assert [(told["id"], told["state"]) for told in overheard.told("command")] == [(stop.id, S.RECEIVED)]
+
+
 async def test_a_stop_that_another_process_repeats_is_answered_to_that_process(
     process: Process, start_process: StartProcess
 ) -> None:

@@ -654,6 +654,24 @@ def test_a_stop_that_some_plc_has_not_confirmed_goes_on_and_may_still_be_confirm
     assert now_is(session, stop).state == S.APPLIED
 
 
+def test_what_a_confirmed_stop_was_settled_with_is_not_overwritten_by_a_later_partial_reply(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    confirmed = {"f1": {"confirmed": True}, "f2": {"confirmed": True}}
+    answer(session, stop, "applied", feeders=confirmed)
+    later = answer(session, stop, "failed", 60, feeders={"f1": {"confirmed": False, "code": "plc_lost"}})
+    assert (later.moved, later.contradiction) == (False, None)
+    assert now_is(session, stop).result == {"feeders": confirmed}
+
+
+def test_a_stop_that_failed_without_naming_a_feeder_is_sent_again_too(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    answer(session, stop, "failed", code="plc_lost")
+    assert now_is(session, stop).state == S.RECEIVED
+    overdue(session, stop)
+    _, again = settlement.lease_questions(session, SITE, after(20), at_once=False)
+    assert again is not None
+
+
 # --- the whole table ---------------------------------------------------------------------------------------------
 
 
