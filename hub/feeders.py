@@ -209,9 +209,7 @@ def settle_config(
     if row.pending_command_id == command_id and not applied:
         _WANT_WHAT_IS.run(session, this_site=site, this_feeder=feeder)
     elif applied and row.pending_command_id is None and version > (row.desired_version or 0):
-        _WANT.run(
-            session, this_site=site, this_feeder=feeder, desired_config=answer["config"], desired_version=version
-        )
+        _WANT.run(session, this_site=site, this_feeder=feeder, desired_config=answer["config"], desired_version=version)
     return left["pending_command_id"] is not None and left["in_flight_command_id"] is None
 
 
