@@ -165,6 +165,14 @@ def test_who_is_there_since_long_stays(session: Session) -> None:
     assert thin_all(session) == 0
 
 
+@pytest.mark.parametrize("open_state", [state for state in S if state not in SETTLED])
+def test_the_key_of_an_open_command_stays_however_old_it_is(session: Session, open_state: CommandState) -> None:
+    this = command(session, LONG_AGO, open_state)
+    session.add(IdempotencyKey(owner="a", key="k", fingerprint="f", command_id=this, created_at=LONG_AGO))
+    session.flush()
+    assert thin_all(session) == 0
+
+
 def test_a_key_goes_before_its_command(session: Session) -> None:
     this = command(session, NOW - timedelta(hours=25))
     session.add(IdempotencyKey(owner="a", key="k", fingerprint="f", command_id=this, created_at=NOW))
