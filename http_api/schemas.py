@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hub.command_states import CommandState
 from hub.feeders import drift
@@ -132,9 +132,20 @@ class CommandsQuery(PageQuery):
     )
 
 
+def _in_bounds(day: date) -> date:
+    """There is no moment for the first and last days that a calendar has, in every time zone."""
+    if not MIN_DAY <= day <= MAX_DAY:
+        raise ValueError(f"a date is between {MIN_DAY} and {MAX_DAY}")
+    return day
+
+
+MIN_DAY, MAX_DAY = date(1970, 1, 1), date(2999, 12, 31)
+LocalDate = Annotated[date, AfterValidator(_in_bounds)]
+
+
 class DailyQuery(Query):
-    first: date | None = Field(None, alias="from", description="a local date; by default 29 days before `to`")
-    last: date | None = Field(None, alias="to", description="a local date, in the range; by default today")
+    first: LocalDate | None = Field(None, alias="from", description="a local date; by default 29 days before `to`")
+    last: LocalDate | None = Field(None, alias="to", description="a local date, in the range; by default today")
 
 
 class EventsQuery(Query):
