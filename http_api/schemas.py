@@ -150,7 +150,7 @@ class DailyQuery(Query):
 
 class EventsQuery(Query):
     site: Id | None = None
-    last_event_id: str | None = Field(None, max_length=40, description="for clients that cannot send Last-Event-ID")
+    last_event_id: str | None = Field(None, max_length=41, description="for clients that cannot send Last-Event-ID")
 
 
 # --- answers ----------------------------------------------------------------------------------------------------
