@@ -10,6 +10,7 @@ from http_api.problems import problem
 from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederCommandBody, Page, SiteCommandBody
 from hub import sites
 from hub.accounts import Right
+from hub.command_states import CommandState
 from hub.commands import close, list_commands, stories
 from hub.errors import InvalidOrder, NotFound
 from hub.feeders import get_feeder
@@ -38,7 +39,10 @@ async def _send(call: Call, feeder: str | None, name: str, args: dict[str, objec
     key = idempotency_key(call.request, call.caller.id, [name, args])
     order = Order(call.site, feeder, name, call.caller.actor, args, key)
     command = await call.services.commands.send(order, wait_s)
-    return answer_to(command, asynchronous=wait_s == 0)
+    story: list[CommandStep] = []
+    if command.state == CommandState.APPLIED:
+        story = (await call.services.database.read(lambda session: stories(session, [command.id])))[command.id]
+    return answer_to(command, asynchronous=wait_s == 0, story=story)
 
 
 async def get_command(call: Call) -> Response:

@@ -1,5 +1,6 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -342,7 +343,7 @@ class CommandView(View):
     story: list[StepView]
 
     @classmethod
-    def of(cls, command: CommandRow, story: list[CommandStep]) -> "CommandView":
+    def of(cls, command: CommandRow, story: Sequence[CommandStep]) -> "CommandView":
         closed = None
         if command.closed_at is not None:
             closed = ClosedView(at=command.closed_at, by=command.closed_by or "", remark=command.remark or "")
