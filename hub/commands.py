@@ -243,10 +243,14 @@ class Commands:
             self._tell(Settled(command, moved=True))
         return overdue
 
-    async def expire_waiting(self) -> None:
-        """End what has waited for too long, whichever process took the order."""
+    async def end_overdue(self) -> None:
+        """End what has waited for too long, and what nobody will answer any more, whichever process took the order."""
         now = utc_now()
-        for command in await self._database.write(lambda session: waiting.expire_waiting(session, now)):
+
+        def work(session: Session) -> list[CommandRow]:
+            return [*waiting.expire_waiting(session, now), *settlement.end_unanswered(session, now)]
+
+        for command in await self._database.write(work):
             self._tell(Settled(command, moved=True))
 
     async def send_waiting(self, site: str) -> None:

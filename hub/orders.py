@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from pydantic import ValidationError
 from sqlalchemy import bindparam, insert, update
 from sqlalchemy import select as sa_select
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 from ulid import ULID
 
 from hub import settlement
@@ -263,7 +263,7 @@ def _for_site(session: Session, order: Order, to: AliveSession | None, command_i
         case "ping" if to is not None:
             args = {"session": to.session, "seq": to.seq}
         case "report":
-            args = {"commands": reportable(session, site.id, now)}
+            args = {"commands": settlement.reportable(session, site, now)}
     return _Ready(args, site.stop_epoch)
 
 
@@ -335,27 +335,6 @@ def check_arguments(name: str, args: JsonObject) -> JsonObject:
             [Fault(f"args.{key}", f"{name} has no such argument") for key in unknown],
         )
     return checked.model_dump()
-
-
-def reportable(session: Session, site: str, now: datetime) -> list[str]:
-    """Commands of the site whose outcome is unknown and which the desktop cannot begin any more.
-
-    A latched stop is not asked about: it is sent again until it is confirmed.
-    """
-    return list(
-        session.exec(
-            select(Command.id)
-            .where(
-                Command.site_id == site,
-                col(Command.settled_at).is_(None),
-                Command.state == CommandState.UNKNOWN,
-                Command.expires_at < now,
-                Command.name != "stop_all",
-            )
-            .order_by(Command.id)
-            .limit(settlement.MAX_REPORTED)
-        )
-    )
 
 
 def _check_if_match(order: ConfigOrder, feeder: FeederRow) -> None:

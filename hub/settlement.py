@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import bindparam, false, insert, or_, update
+from sqlalchemy import ColumnElement, bindparam, false, insert, or_, update
 from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
@@ -21,6 +21,12 @@ from hub.statements import Statement
 FIRST_REPORT_AFTER: Final = timedelta(seconds=2)
 LONGEST_REPORT_PAUSE: Final = timedelta(seconds=60)
 MAX_REPORTED: Final = 100
+QUESTIONS: Final = frozenset({"ping", "report"})
+"""They change nothing, and no desktop journals them."""
+ANSWERED_WITHIN: Final = timedelta(seconds=60)
+"""After the deadline of a question; a reply that comes as late as that still counts."""
+NO_REPLY: Final = "no_reply"
+"""The code of a question that was never answered; no desktop's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +168,29 @@ def mark_overdue(session: Session, now: datetime, only: str | None = None) -> li
     return overdue
 
 
+def _may_be_asked_about(site: str, latched: str | None, now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Outcomes that are unknown, of what the desktop cannot begin any more and its journal knows."""
+    return (
+        COMMAND.c.site_id == site,
+        COMMAND.c.settled_at.is_(None),
+        COMMAND.c.state == CommandState.UNKNOWN,
+        COMMAND.c.name.not_in(QUESTIONS),
+        # A stop that was never published is repeated before its time is over.
+        or_(COMMAND.c.expires_at < now, COMMAND.c.id == latched),
+    )
+
+
+def reportable(session: Session, site: Site, now: datetime) -> list[str]:
+    """What a person's `report` asks this site, beside what is asked by the clock.
+
+    A latched stop is not asked about, which would make the desktop void it: it is sent again until it is confirmed.
+    """
+    query = select(Command.id).where(
+        *_may_be_asked_about(site.id, site.stop_command_id, now), COMMAND.c.id != site.stop_command_id
+    )
+    return list(session.exec(query.order_by(Command.id).limit(MAX_REPORTED)))
+
+
 def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool) -> tuple[list[str], Command | None]:
     """What to ask this site now: ids for a `report`, and the stop that is latched there and not yet confirmed.
 
@@ -170,13 +199,7 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
     """
     row = session.get(Site, site)
     latched = None if row is None else row.stop_command_id
-    query = select(Command).where(
-        Command.site_id == site,
-        col(Command.settled_at).is_(None),
-        Command.state == CommandState.UNKNOWN,
-        # A stop that was never published is repeated before its time is over.
-        or_(col(Command.expires_at) < now, col(Command.id) == latched),
-    )
+    query = select(Command).where(*_may_be_asked_about(site, latched, now))
     if not at_once:
         query = query.where(col(Command.next_report_at) <= now)
     ids, stop = [], None
@@ -186,7 +209,7 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
         command.report_count = asked + 1
         session.add(command)
         if command.id == latched:
-            stop = command  # asking would make the desktop void it: it is sent again instead
+            stop = command
         else:
             ids.append(command.id)
     if at_once and latched is not None:
@@ -194,11 +217,28 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
     return ids, stop
 
 
+def end_unanswered(session: Session, now: datetime) -> list[CommandRow]:
+    """End questions whose reply has not come and will not: no journal knows of them, so nobody can be asked."""
+    query = select(Command.id).where(
+        col(Command.settled_at).is_(None),
+        Command.state == CommandState.UNKNOWN,
+        col(Command.name).in_(QUESTIONS),
+        Command.deadline_at <= now - ANSWERED_WITHIN,
+    )
+    detail = "No reply has come. It changes nothing on the farm, whether it arrived there or not."
+    ended = [
+        advance(session, command_id, CommandState.FAILED, "no reply", now, code=NO_REPLY, detail=detail)
+        for command_id in session.exec(query).all()
+    ]
+    return [command for command in ended if command is not None]
+
+
 def sites_to_ask(session: Session, now: datetime) -> list[str]:
     """Sites with commands whose outcome is unknown and whose pause is over."""
     query = select(Command.site_id).where(
         col(Command.settled_at).is_(None),
         Command.state == CommandState.UNKNOWN,
+        col(Command.name).not_in(QUESTIONS),
         col(Command.next_report_at) <= now,
     )
     return list(session.exec(query.distinct()))

@@ -563,6 +563,27 @@ def test_of_two_processes_exactly_one_asks(database_url: str) -> None:
     assert len(asked) == len(set(asked)) == 20
 
 
+@pytest.mark.parametrize("name", ["ping", "report"])
+def test_a_question_without_a_reply_is_not_asked_about_and_ends_by_the_clock(session: Session, name: str) -> None:
+    question = overdue(session, placed(session, order(name, None)))
+    assert SITE not in settlement.sites_to_ask(session, after(30))
+    for at_once in (False, True):
+        assert settlement.lease_questions(session, SITE, after(30), at_once=at_once) == ([], None)
+    assert placed(session, order("report", None), after(30)).args == {"commands": []}
+    minute_s = settlement.ANSWERED_WITHIN.total_seconds()
+    assert settlement.end_unanswered(session, after(9.999 + minute_s)) == []
+    (ended,) = settlement.end_unanswered(session, after(10 + minute_s))
+    assert (ended.id, ended.state, ended.code) == (question.id, S.FAILED, "no_reply")
+    assert settlement.end_unanswered(session, after(10 + minute_s)) == []
+
+
+def test_a_question_that_is_answered_late_was_answered(session: Session) -> None:
+    question = overdue(session, placed(session, order("ping", None)))
+    answer(session, question, "applied", 40)
+    assert settlement.end_unanswered(session, after(1000)) == []
+    assert now_is(session, question).state == S.APPLIED
+
+
 # --- stop and release --------------------------------------------------------------------------------------------
 
 
