@@ -41,6 +41,7 @@ from hub.statements import Statement
 SUPERSEDED: Final = "superseded"
 """The code of a change that waited and whose place a newer one took; no desktop's, as none ever saw it."""
 REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
+"""A pause moves nothing, and keeps its feeder at rest when the stop is released."""
 
 
 @dataclass(frozen=True, slots=True)

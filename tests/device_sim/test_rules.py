@@ -487,7 +487,16 @@ def test_the_latch_outlives_a_crash(site: PlayedSite) -> None:
     site.connect()
     assert site.states()[-1]["condition"] == "stopped"
     assert site.order("pause", "f1", stop_epoch=2)[-1]["code"] == "stale_epoch"
-    assert site.order("pause", "f1", stop_epoch=3)[-1]["code"] == "stopped"
+    assert site.order("resume", "f1", stop_epoch=3)[-1]["code"] == "stopped"
+
+
+def test_a_feeder_is_paused_while_stopped_so_that_a_release_does_not_set_it_going(site: PlayedSite) -> None:
+    site.order("stop_all", stop_epoch=1)
+    site.stop_epoch = 1
+    assert site.order("pause", "f1")[-1]["status"] == "applied"
+    assert site.plc["f1"].condition == "stopped"
+    site.order("release")
+    assert [site.plc[name].condition for name in site.plc.names] == ["paused", "running"]
 
 
 def test_a_command_that_was_on_its_way_when_the_stop_came_carries_the_lower_epoch_and_is_refused(

@@ -345,6 +345,11 @@ def test_while_the_stop_is_latched_nothing_moves(session: Session, name: str) ->
     refused(session, order(name, args={"grams": 250.0} if name == "feed" else {}), Stopped)
 
 
+def test_while_the_stop_is_latched_a_feeder_can_be_paused(session: Session) -> None:
+    placed(session, order("stop_all", None), to=None)
+    assert placed(session, order("pause")).state is CommandState.SENT
+
+
 def test_while_the_stop_is_latched_no_config_is_changed(session: Session) -> None:
     known(session)
     placed(session, order("stop_all", None), to=None)
