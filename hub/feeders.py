@@ -159,16 +159,17 @@ def lock_feeder(session: Session, site: str, feeder: str) -> Row:
     return row
 
 
-def take_state(session: Session, site: str, feeder: str, state: State) -> list[str] | None:
+def take_state(session: Session, site: str, feeder: str, state: State, now: datetime) -> list[str] | None:
     """Store a reported state; None if it is no news, else the fields in drift. Raises NotFound.
 
+    now: the arrival, which is when a revision is from that was made on the farm; its clock may be years behind.
     A desktop with a new journal may have gone back in its versions: what it has now is the truth all the same.
     """
     row = lock_feeder(session, site, feeder)
     if row.state_journal_id == state.journal_id and row.state_seq is not None and state.seq <= row.state_seq:
         return None
     config = state.config.model_dump()
-    taken = _taken(session, row, config, state.config_version, state.local_rev, state.at)
+    taken = _taken(session, row, config, state.config_version, state.local_rev, now)
     _TAKE_STATE.run(
         session,
         this_site=site,

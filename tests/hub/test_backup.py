@@ -74,7 +74,7 @@ def test_what_was_on_its_way_is_unknown_and_its_report_settles_it(session: Sessi
 
 
 def test_what_waited_is_ended_and_not_wanted_any_more(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state())
+    take_state(session, SITE, FEEDER, state(), NOW)
     change = placed(session, config_order(args=NEW_CONFIG, queue_for_s=86_400), to=None)
     assert resume(session, LATER).expired == 1
     ended = session.get_one(Command, change.id, populate_existing=True)

@@ -55,7 +55,7 @@ def feeder(session: Session) -> Feeder:
 
 def known(session: Session, **reported: Any) -> Feeder:
     """The farm has told its config."""
-    taken = take_state(session, SITE, FEEDER, state(**({"config_version": 7, "local_rev": 3} | reported)))
+    taken = take_state(session, SITE, FEEDER, state(**({"config_version": 7, "local_rev": 3} | reported)), NOW)
     assert taken is not None
     return feeder(session)
 

@@ -136,7 +136,7 @@ def test_what_a_feeder_waits_for_stays(session: Session, column: str) -> None:
 
 
 def test_the_revisions_that_a_feeder_has_and_is_to_have_stay(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state(config_version=2))
+    take_state(session, SITE, FEEDER, state(config_version=2), NOW)
     session.get_one(Feeder, (SITE, FEEDER)).desired_version = 3
     for version in (1, 2, 3):
         revision(session, LONG_AGO, version)

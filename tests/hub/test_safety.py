@@ -27,7 +27,7 @@ LIMIT_G = 1000.0
 def farm(session: Session) -> Session:
     """A feeder whose farm has told that 1000 g a day are the limit."""
     config = CONFIG | {"daily_limit_g": LIMIT_G}
-    assert take_state(session, SITE, FEEDER, state(config=config, config_version=7)) is not None
+    assert take_state(session, SITE, FEEDER, state(config=config, config_version=7), NOW) is not None
     return session
 
 

@@ -62,7 +62,7 @@ def feeder(session: Session) -> Feeder:
 
 
 def farm_tells(session: Session, seq: int = 1, **reported: Any) -> None:
-    take_state(session, SITE, FEEDER, state(seq, **({"config_version": 7, "local_rev": 3} | reported)))
+    take_state(session, SITE, FEEDER, state(seq, **({"config_version": 7, "local_rev": 3} | reported)), NOW)
 
 
 def answer(session: Session, command: Command, status: str, at: datetime, **told: Any) -> settlement.Settled:
