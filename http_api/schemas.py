@@ -332,7 +332,9 @@ class CommandView(View):
     state: CommandState
     code: str | None
     detail: str | None
-    result: dict[str, Any] | None = Field(description="what was read back: config, dispensed_g, feeders")
+    result: dict[str, Any] | None = Field(
+        description="what was read back: config, dispensed_g, feeders; contradiction: a final answer after another one"
+    )
     actor: str
     replaces: str | None = Field(description="the change that waited, and whose place this one took")
     created_at: Instant

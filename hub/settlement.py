@@ -72,6 +72,12 @@ _COMMAND: Final = Statement(
         COMMAND.c.id == bindparam("this"), COMMAND.c.site_id == bindparam("site")
     )
 )
+_LOCK: Final = Statement(
+    sa_select(COMMAND.c.state, COMMAND.c.result).where(COMMAND.c.id == bindparam("this")).with_for_update()
+)
+_KEEP_RESULT: Final = Statement(
+    update(COMMAND).where(COMMAND.c.id == bindparam("this")).values(result=bindparam("result"))
+)
 
 
 def advance(
@@ -267,21 +273,30 @@ def _settle(
             result = as_ordered | result
     moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None)
     if moved is None:
-        return Settled(command, moved=False, contradiction=_contradiction(session, command, to, result))
+        return Settled(command, moved=False, contradiction=_contradiction(session, command.id, to, result))
     another_waits = _follow_up(session, moved, to, result, now)
     return Settled(moved, moved=True, another_waits=another_waits)
 
 
-def _contradiction(session: Session, command: CommandRow, to: CommandState, result: JsonObject) -> str | None:
-    """A final answer after another one: the same is a duplicate; for a dose the larger amount counts."""
-    told, known = result.get("dispensed_g"), (command.result or {}).get("dispensed_g")
-    other_dose = told is not None and told != known
-    if other_dose and (known is None or told > known):
-        larger = (command.result or {}) | {"dispensed_g": told}
-        session.execute(update(Command).where(col(Command.id) == command.id).values(result=larger))
-    if other_dose:
-        return f"{to} with {told} g came after {command.state} with {known} g"
-    return None if command.state == to else f"{to} came after {command.state}"
+def _contradiction(session: Session, command_id: str, to: CommandState, result: JsonObject) -> str | None:
+    """A final answer after another one: the same is a duplicate; for a dose the larger amount counts.
+
+    It is kept in the command's result. The row is read under its lock: another process may have settled it just now.
+    """
+    command = _LOCK.first(session, this=command_id)
+    if command is None:
+        return None
+    kept: JsonObject = dict(command.result or {})
+    told, known = result.get("dispensed_g"), kept.get("dispensed_g")
+    if told is not None and told != known:
+        contradiction = f"{to} with {told} g came after {command.state} with {known} g"
+        kept["dispensed_g"] = told if known is None else max(told, known)
+    elif command.state != to:
+        contradiction = f"{to} came after {command.state}"
+    else:
+        return None
+    _KEEP_RESULT.run(session, this=command_id, result=kept | {"contradiction": contradiction})
+    return contradiction
 
 
 def _follow_up(session: Session, command: CommandRow, to: CommandState, result: JsonObject, now: datetime) -> bool:
