@@ -11,7 +11,7 @@ from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederComman
 from hub import sites
 from hub.accounts import Right
 from hub.command_states import CommandState
-from hub.commands import close, list_commands, stories
+from hub.commands import brief, close, list_commands, stories
 from hub.errors import InvalidOrder, NotFound
 from hub.feeders import get_feeder
 from hub.models import Command, CommandStep
@@ -67,7 +67,9 @@ async def close_command(call: Call) -> Response:
         command = close(session, command_id, call.caller.actor, body.remark, now)
         return command, stories(session, [command_id])[command_id]
 
-    return json_answer(CommandView.of(*await call.services.database.write(work)))
+    command, story = await call.services.database.write(work)
+    call.services.stream.publish("command", command.site_id, brief(command))
+    return json_answer(CommandView.of(command, story))
 
 
 async def list_site_commands(call: Call) -> Response:

@@ -51,6 +51,7 @@ def brief(command: CommandRow) -> JsonObject:
         "detail": command.detail,
         "created_at": rfc3339(command.created_at),
         "settled_at": None if command.settled_at is None else rfc3339(command.settled_at),
+        "closed_at": None if command.closed_at is None else rfc3339(command.closed_at),
     }
 
 
