@@ -11,12 +11,13 @@ from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederComman
 from hub import sites
 from hub.accounts import Right
 from hub.command_states import CommandState
-from hub.commands import brief, close, list_commands, stories
+from hub.commands import brief
 from hub.errors import InvalidOrder, NotFound
 from hub.feeders import get_feeder
 from hub.models import Command, CommandStep
 from hub.orders import Order
 from hub.protocol.times import utc_now
+from hub.stories import close, list_commands, stories
 
 
 async def command_feeder(call: Call) -> Response:

@@ -10,11 +10,11 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
 from hub.command_states import CommandState
-from hub.commands import list_commands, stories
 from hub.errors import BrokerUnreachable, DesktopOffline, HubError, KeyReused, LivenessUnknown, NotFound, Stopped
 from hub.liveness import EPOCH_KEY
 from hub.models import Command, Site
 from hub.orders import Key, Order
+from hub.stories import list_commands, stories
 from tests.hub.conftest import (
     CONFIG,
     FEEDER,

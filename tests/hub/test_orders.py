@@ -13,13 +13,13 @@ from sqlmodel import Session, select
 
 from hub import settlement, waiting
 from hub.command_states import CommandState
-from hub.commands import stories
 from hub.database import Database
 from hub.errors import ConfigChanged, ConfigUnknown, HubError, InvalidOrder, KeyReused, NotFound, Stopped
 from hub.feeders import etag, take_state
 from hub.models import Command, CommandStep, ConfigRevision, Feeder, IdempotencyKey, Site
 from hub.orders import Key, Order, merge_patch, place, placed_before, to_message
 from hub.protocol.messages import FeederConfig
+from hub.stories import stories
 from tests.hub.conftest import (
     CONFIG,
     DESK,

@@ -10,12 +10,12 @@ from sqlmodel import Session, select
 
 from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
-from hub.commands import stories
 from hub.database import Database
 from hub.feeders import drift, take_state
 from hub.models import Command, ConfigRevision, Feeder, Site
 from hub.protocol.messages import Outcome
 from hub.settlement import Settled
+from hub.stories import stories
 from tests.hub.conftest import CONFIG, DESK, FEEDER, NOW, SITE, TO, after, config_order, order, placed, reply, state
 
 pytestmark = pytest.mark.both_databases

@@ -9,12 +9,12 @@ from sqlmodel import Session, select
 
 from hub import settlement, waiting
 from hub.command_states import CommandState
-from hub.commands import stories
 from hub.errors import DesktopOffline, LivenessUnknown, Stopped
 from hub.feeders import take_state
 from hub.liveness import AliveSession
 from hub.models import Command, ConfigRevision, Feeder
 from hub.orders import Desk
+from hub.stories import stories
 from tests.hub.conftest import (
     CONFIG,
     DESK,
