@@ -258,7 +258,8 @@ async def test_a_contradiction_is_kept_for_people_to_see(alive: Process) -> None
     (rejected,) = await alive.rejects.last(SITE)
     assert rejected["reason"] == "contradiction"
     assert command.id in rejected["detail"]
-    assert (await alive.get(command.id)).result == {"dispensed_g": 250.0}
+    kept = {"dispensed_g": 250.0, "contradiction": "applied with 250.0 g came after failed with 100.0 g"}
+    assert (await alive.get(command.id)).result == kept
 
 
 # --- keys --------------------------------------------------------------------------------------------------------
