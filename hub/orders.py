@@ -261,6 +261,9 @@ def _for_site(session: Session, order: Order, to: AliveSession | None, command_i
             session.add(site)
         case "release" if site.stopped_at is None:
             raise InvalidOrder(f"Site {site.id} is not stopped; there is nothing to release.")
+        case "release":
+            site.stop_epoch += 1  # a stop that is still on its way is older then, and latches nothing any more
+            session.add(site)
         case "ping" if to is not None:
             args = {"session": to.session, "seq": to.seq}
         case "report":

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from hub.command_states import SETTLED, CommandState, may_come_before
 from hub.feeders import end_flight, settle_config
-from hub.models import COMMAND, COMMAND_STEP, Command, CommandRow, JsonObject, Site
+from hub.models import COMMAND, COMMAND_STEP, SITE, Command, CommandRow, JsonObject, Site
 from hub.protocol.codes import Code
 from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome, Reply, differences
 from hub.statements import Statement
@@ -122,7 +122,25 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
         told_more = _take_partial_stop(session, command, reply) if partial_stop else None
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
         return Settled(moved or told_more or command, moved is not None, told_more is not None)
+    if command.name == "stop_all" and reply.code == Code.STALE_EPOCH and _raise_epoch(session, command, now):
+        moved = advance(session, command.id, CommandState.UNKNOWN, "the desktop has seen a higher stop epoch", now)
+        return Settled(moved or command, moved is not None)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
+
+
+def _raise_epoch(session: Session, stop: CommandRow, now: datetime) -> bool:
+    """Give a latched stop an epoch that its desktop has not seen, to be told again; False if it is not what holds.
+
+    A desktop may have served a hub before this one, or a site of the same name that was deleted. Where a release has
+    been ordered, it is the release that the desktop has seen.
+    """
+    site = session.get(Site, stop.site_id, with_for_update=True, populate_existing=True)
+    row = session.get(Command, stop.id, populate_existing=True)
+    if site is None or row is None or site.stop_command_id != row.id or site.stop_epoch != row.stop_epoch:
+        return False
+    site.stop_epoch = row.stop_epoch = max(site.stop_epoch + 1, int(now.timestamp()))
+    session.add_all((site, row))
+    return True
 
 
 def _take_partial_stop(session: Session, command: CommandRow, reply: Reply) -> CommandRow | None:
@@ -304,10 +322,24 @@ def _follow_up(session: Session, command: CommandRow, to: CommandState, result: 
     if command.name == "set_config" and command.feeder_id is not None:
         applied = to is CommandState.APPLIED
         return settle_config(session, command.site_id, command.feeder_id, command.id, result, now, applied=applied)
-    if command.name == "release" and to is CommandState.APPLIED:
-        session.execute(
-            update(Site)
-            .where(col(Site.id) == command.site_id, col(Site.stop_epoch) == command.stop_epoch)
-            .values(stopped_at=None, stop_command_id=None)
-        )
+    if command.name == "release":
+        _end_latch(session, command, released=to is CommandState.APPLIED)
     return False
+
+
+def _end_latch(session: Session, release: CommandRow, *, released: bool) -> None:
+    """A release has come to its end. It concerns the stop that it was ordered after, and none that came later.
+
+    Where it released nothing that stop goes on, with the epoch of the release: a desktop that has seen the release would
+    take it for old.
+    """
+    stop = sa_select(COMMAND.c.id).where(
+        COMMAND.c.id == sa_select(SITE.c.stop_command_id).where(SITE.c.id == release.site_id).scalar_subquery(),
+        COMMAND.c.stop_epoch < release.stop_epoch,
+    )
+    if released:
+        freed = update(SITE).where(SITE.c.id == release.site_id, SITE.c.stop_command_id.in_(stop))
+        session.connection().execute(freed.values(stopped_at=None, stop_command_id=None))
+    else:
+        goes_on = update(COMMAND).where(COMMAND.c.id.in_(stop)).values(stop_epoch=release.stop_epoch)
+        session.connection().execute(goes_on)

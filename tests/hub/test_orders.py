@@ -327,11 +327,10 @@ def test_a_stop_latches_and_raises_the_epoch_in_the_same_transaction(session: Se
     assert message.journal_id is None
 
 
-def test_each_stop_raises_the_epoch_and_later_commands_carry_it(session: Session) -> None:
-    placed(session, order("stop_all", None), to=None)
-    placed(session, order("stop_all", None), to=None)
-    release = placed(session, order("release", None))
-    assert release.stop_epoch == 2
+def test_each_stop_and_each_release_raises_the_epoch_and_later_commands_carry_it(session: Session) -> None:
+    epochs = [placed(session, order(name, None), to=None).stop_epoch for name in ("stop_all", "stop_all", "release")]
+    session.flush()
+    assert [*epochs, placed(session, order("pause")).stop_epoch] == [1, 2, 3, 3]
 
 
 def test_a_stop_names_no_session_even_where_one_is_alive(session: Session) -> None:

@@ -657,7 +657,7 @@ def test_an_applied_release_clears_the_latch(session: Session) -> None:
     answer(session, release, "applied")
     session.expire_all()
     site = session.get_one(Site, SITE)
-    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (None, None, 1)
+    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (None, None, 2)
     assert settlement.lease_questions(session, SITE, after(20), at_once=True) == ([], None)
 
 
@@ -677,7 +677,44 @@ def test_a_release_never_clears_a_stop_that_was_ordered_after_it(session: Sessio
     answer(session, release, "applied", 2)
     session.expire_all()
     site = session.get_one(Site, SITE)
-    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (after(1), second.id, 2)
+    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (after(1), second.id, 3)
+
+
+def test_a_stop_whose_release_came_to_nothing_goes_on_and_does_not_look_older_than_it(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    release = placed(session, order("release", None))
+    answer(session, release, "rejected", code="not_remote")
+    again = settlement.lease_questions(session, SITE, after(20), at_once=True)[1]
+    assert again is not None
+    assert (again.id, again.stop_epoch) == (stop.id, release.stop_epoch)
+
+
+def test_the_second_of_two_releases_may_be_lost(session: Session) -> None:
+    placed(session, order("stop_all", None), to=None)
+    first = placed(session, order("release", None))
+    placed(session, order("release", None))
+    answer(session, first, "applied")
+    session.expire_all()
+    assert session.get_one(Site, SITE).stopped_at is None
+
+
+def test_a_stop_that_looks_old_to_its_desktop_is_told_again_with_a_higher_epoch(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    answer(session, stop, "rejected", code="stale_epoch")
+    assert now_is(session, stop).state == S.UNKNOWN
+    again = settlement.lease_questions(session, SITE, after(1), at_once=False)[1]
+    assert again is not None
+    assert again.stop_epoch == session.get_one(Site, SITE).stop_epoch == int(after(1).timestamp())
+
+
+def test_a_stop_that_a_release_has_outrun_is_not_told_again(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    release = placed(session, order("release", None))
+    answer(session, stop, "rejected", code="stale_epoch")
+    assert now_is(session, stop).state == S.REJECTED
+    answer(session, release, "applied")
+    session.expire_all()
+    assert session.get_one(Site, SITE).stopped_at is None
 
 
 def test_a_late_release_told_by_a_report_clears_the_latch_too(session: Session) -> None:
