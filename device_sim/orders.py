@@ -63,7 +63,7 @@ def check(command: Command, args: Model, name: str | None, plc: Plc, journal: Jo
         return
     if name not in plc.names:
         raise Refused(Code.UNKNOWN_FEEDER)
-    if journal.latched:
+    if journal.latched and command.name != "pause":  # it moves nothing, and holds when the stop is released
         raise Refused(Code.STOPPED)
     if plc[name].registers.control != "remote":
         raise Refused(Code.NOT_REMOTE)

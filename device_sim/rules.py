@@ -244,9 +244,9 @@ class DesktopRules:
         """What the journal says; a command that it does not know is void from now on, on disk."""
         known = self.journal.find(command_id)
         if known is not None:
-            # A hundred long details would not fit into one message.
+            # A hundred long details, or stops of every feeder of a large site, would not fit into one message.
             outcome = known.outcome or Outcome(id=command_id, status="running")
-            return outcome.model_copy(update={"detail": None})
+            return outcome.model_copy(update={"detail": None, "feeders": None})
         if self.journal.is_forgotten(command_id):
             return Outcome(id=command_id, status="forgotten")
         outcome = Outcome(id=command_id, status="not_seen", code=Code.VOIDED)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic_core import to_json
@@ -14,7 +15,7 @@ from http_api.requests import Request
 from http_api.schemas import CommandView
 from hub.command_states import CommandState
 from hub.errors import InvalidOrder
-from hub.models import CommandRow
+from hub.models import CommandRow, CommandStep
 from hub.orders import Key
 from hub.protocol.codes import Code
 
@@ -56,18 +57,16 @@ def config_etag(command: CommandRow) -> str:
     return f'"{version}.{result.get("local_rev", command.args["local_rev"])}"'
 
 
-def answer_to(command: CommandRow, *, asynchronous: bool) -> Response:
-    """The answer for a command as it is now. `asynchronous`: the caller did not want to wait for its end."""
+def answer_to(command: CommandRow, *, asynchronous: bool, story: Sequence[CommandStep] = ()) -> Response:
+    """The answer for a command as it is now. `asynchronous`: the caller did not want to wait for its end.
+
+    story: of one that was applied, and is no change of config.
+    """
     headers = {COMMAND_HEADER: command.id}
     state = S(command.state)
     if state is S.APPLIED:
         if command.name != "set_config":
-            return Response(
-                CommandView.of(command, []).model_dump_json(exclude={"story"}),
-                200,
-                headers,
-                "application/json",
-            )
+            return Response(CommandView.of(command, story).model_dump_json(), 200, headers, "application/json")
         config = (command.result or {}).get("config", command.args["config"])
         return Response(to_json(config), 200, headers | {"ETag": config_etag(command)}, "application/json")
     latched_anyway = command.name == "stop_all" and state in (S.SENT, S.UNKNOWN)

@@ -10,12 +10,14 @@ from http_api.problems import problem
 from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederCommandBody, Page, SiteCommandBody
 from hub import sites
 from hub.accounts import Right
-from hub.commands import close, list_commands, stories
+from hub.command_states import CommandState
+from hub.commands import brief
 from hub.errors import InvalidOrder, NotFound
 from hub.feeders import get_feeder
 from hub.models import Command, CommandStep
 from hub.orders import Order
 from hub.protocol.times import utc_now
+from hub.stories import close, list_commands, stories
 
 
 async def command_feeder(call: Call) -> Response:
@@ -38,7 +40,10 @@ async def _send(call: Call, feeder: str | None, name: str, args: dict[str, objec
     key = idempotency_key(call.request, call.caller.id, [name, args])
     order = Order(call.site, feeder, name, call.caller.actor, args, key)
     command = await call.services.commands.send(order, wait_s)
-    return answer_to(command, asynchronous=wait_s == 0)
+    story: list[CommandStep] = []
+    if command.state == CommandState.APPLIED:
+        story = (await call.services.database.read(lambda session: stories(session, [command.id])))[command.id]
+    return answer_to(command, asynchronous=wait_s == 0, story=story)
 
 
 async def get_command(call: Call) -> Response:
@@ -63,7 +68,9 @@ async def close_command(call: Call) -> Response:
         command = close(session, command_id, call.caller.actor, body.remark, now)
         return command, stories(session, [command_id])[command_id]
 
-    return json_answer(CommandView.of(*await call.services.database.write(work)))
+    command, story = await call.services.database.write(work)
+    call.services.stream.publish("command", command.site_id, brief(command))
+    return json_answer(CommandView.of(command, story))
 
 
 async def list_site_commands(call: Call) -> Response:

@@ -1,9 +1,10 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hub.command_states import CommandState
 from hub.feeders import drift
@@ -132,14 +133,25 @@ class CommandsQuery(PageQuery):
     )
 
 
+def _in_bounds(day: date) -> date:
+    """There is no moment for the first and last days that a calendar has, in every time zone."""
+    if not MIN_DAY <= day <= MAX_DAY:
+        raise ValueError(f"a date is between {MIN_DAY} and {MAX_DAY}")
+    return day
+
+
+MIN_DAY, MAX_DAY = date(1970, 1, 1), date(2999, 12, 31)
+LocalDate = Annotated[date, AfterValidator(_in_bounds)]
+
+
 class DailyQuery(Query):
-    first: date | None = Field(None, alias="from", description="a local date; by default 29 days before `to`")
-    last: date | None = Field(None, alias="to", description="a local date, in the range; by default today")
+    first: LocalDate | None = Field(None, alias="from", description="a local date; by default 29 days before `to`")
+    last: LocalDate | None = Field(None, alias="to", description="a local date, in the range; by default today")
 
 
 class EventsQuery(Query):
     site: Id | None = None
-    last_event_id: str | None = Field(None, max_length=40, description="for clients that cannot send Last-Event-ID")
+    last_event_id: str | None = Field(None, max_length=41, description="for clients that cannot send Last-Event-ID")
 
 
 # --- answers ----------------------------------------------------------------------------------------------------
@@ -320,7 +332,9 @@ class CommandView(View):
     state: CommandState
     code: str | None
     detail: str | None
-    result: dict[str, Any] | None = Field(description="what was read back: config, dispensed_g, feeders")
+    result: dict[str, Any] | None = Field(
+        description="what was read back: config, dispensed_g, feeders; contradiction: a final answer after another one"
+    )
     actor: str
     replaces: str | None = Field(description="the change that waited, and whose place this one took")
     created_at: Instant
@@ -331,7 +345,7 @@ class CommandView(View):
     story: list[StepView]
 
     @classmethod
-    def of(cls, command: CommandRow, story: list[CommandStep]) -> "CommandView":
+    def of(cls, command: CommandRow, story: Sequence[CommandStep]) -> "CommandView":
         closed = None
         if command.closed_at is not None:
             closed = ClosedView(at=command.closed_at, by=command.closed_by or "", remark=command.remark or "")

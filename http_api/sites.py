@@ -23,10 +23,10 @@ from http_api.schemas import (
 )
 from hub import presence, sites
 from hub.accounts import Right
-from hub.commands import count_unresolved
 from hub.models import Presence, Site
 from hub.protocol.times import utc_now
 from hub.stops import Latch, latch_of
+from hub.stories import count_unresolved
 
 
 async def list_sites(call: Call) -> Response:

@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
+from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.responses import Response, StreamingResponse
 
 from http_api import problems
-from http_api.operations import Call, Operation
+from http_api.operations import TOKEN_REMEMBERED_S, Call, Operation, Services
 from http_api.schemas import EventsQuery
-from hub.accounts import Caller, Right
+from hub.accounts import Caller, Right, is_revoked
+from hub.database import Database
 from hub.errors import InvalidOrder, NotFound
 from hub.sites import get_site
 from hub.store import StoreUnreachable
-from hub.stream import Entry, LiveStream, StreamEnded, is_entry_id
+from hub.stream import Entry, StreamEnded, is_entry_id
 
 KEEP_ALIVE_EVERY_S: Final = 15.0
 RETRY_AFTER_MS: Final = 1000
@@ -31,23 +34,31 @@ async def follow_events(call: Call) -> Response:
     if after is not None and not is_entry_id(after):
         raise InvalidOrder("Last-Event-ID must be the id of an earlier event.")
     return StreamingResponse(
-        _lines(call.services.stream, call.caller, query.site, after),
+        _lines(call.services, call.caller, query.site, after),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
 async def _lines(
-    stream: LiveStream, caller: Caller, site: str | None, after: str | None
+    services: Services, caller: Caller, site: str | None, after: str | None
 ) -> AsyncGenerator[bytes, None]:
-    entries = stream.follow(after)
+    entries = services.stream.follow(after)
     coming = asyncio.ensure_future(anext(entries))
+    said_at_s = looked_at_s = time.monotonic()
     try:
         yield f"retry: {RETRY_AFTER_MS}\n\n".encode()
         while True:
-            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_EVERY_S)
-            if not done:
+            done, _ = await asyncio.wait({coming}, timeout=TOKEN_REMEMBERED_S)
+            now_s = time.monotonic()
+            if now_s - looked_at_s >= TOKEN_REMEMBERED_S:
+                looked_at_s = now_s
+                if await _is_revoked(services.database, caller):
+                    return
+            if now_s - said_at_s >= KEEP_ALIVE_EVERY_S:
+                said_at_s = now_s
                 yield b": still here\n\n"
+            if not done:
                 continue
             try:
                 entry = coming.result()
@@ -55,11 +66,19 @@ async def _lines(
                 return
             coming = asyncio.ensure_future(anext(entries))
             if caller.sees(entry.site) and site in (None, entry.site):
+                said_at_s = now_s
                 yield _event(entry)
     finally:
         coming.cancel()
         await asyncio.wait({coming})
         await entries.aclose()
+
+
+async def _is_revoked(database: Database, caller: Caller) -> bool:
+    try:
+        return await database.read(lambda session: is_revoked(session, caller))
+    except (OperationalError, InterfaceError):
+        return False  # while the database is away nobody can revoke anything
 
 
 def _event(entry: Entry) -> bytes:

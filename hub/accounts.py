@@ -107,5 +107,23 @@ def caller_of(session: Session, token: str) -> Caller | None:
     return None if row is None else Caller(row.id, f"token:{row.name}", Role(row.role), row.site_id)
 
 
+def list_tokens(session: Session) -> list[Token]:
+    """Every token, the oldest first."""
+    return list(session.exec(select(Token).order_by(Token.id)))
+
+
+def revoke_token(session: Session, token_id: str) -> Token:
+    """The token lets nobody in any more. Raises NotFound."""
+    row = session.get(Token, token_id)
+    if row is None:
+        raise NotFound(f"There is no token {token_id}; `feeder-hub token list` has their ids.")
+    session.delete(row)
+    return row
+
+
+def is_revoked(session: Session, caller: Caller) -> bool:
+    return session.get(Token, caller.id) is None
+
+
 def has_tokens(session: Session) -> bool:
     return session.exec(select(Token.id).limit(1)).first() is not None

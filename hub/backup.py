@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import select, text, update
 from sqlmodel import Session
 
 from hub import settlement
@@ -27,11 +27,16 @@ from hub.database import BUSY_TIMEOUT_S, Database, check_version, upgrade
 from hub.errors import HubError
 from hub.feeders import end_flight, settle_config
 from hub.models import COMMAND, FEEDER, SITE
+from hub.orders import Desk, Order, place
+from hub.protocol.topics import Topics
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
 
 CAUSE: Final = "restored from a backup"
+ACTOR: Final = "restore"
+_DESK: Final = Desk("restore", Topics(), timeout_s=0)
+"""Whose stops are unknown from the beginning; the hub that starts next repeats them in its own name."""
 _SQLITE: Final = b"SQLite format 3\0"
 _POSTGRESQL: Final = b"PGDMP"
 _PAGES_A_STEP: Final = 256
@@ -66,8 +71,10 @@ class Restored:
 def resume(session: Session, now: datetime) -> Resumed:
     """Make restored rows fit to go on with. Every latch stays, and nothing that is answered later releases one.
 
-    Config versions and stop epochs go on from the time in seconds, which is higher than any that was given out since
-    the backup (as long as a feeder has had less than one change a second). So a desktop takes the first order for new.
+    A latched stop may have been released since, and its desktop would answer for it what it answered then. So the site
+    is stopped anew, by a stop that no desktop knows. Config versions and stop epochs go on from the time in seconds,
+    which is higher than any that was given out since the backup (as long as a feeder has had less than one change a
+    second). So a desktop takes the first order for new.
     """
     connection = session.connection()
     waiting = connection.execute(select(COMMAND.c.id).where(COMMAND.c.state == CommandState.PENDING)).scalars().all()
@@ -87,12 +94,11 @@ def resume(session: Session, now: datetime) -> Resumed:
     floor = int(now.timestamp())
     connection.execute(update(FEEDER).where(FEEDER.c.last_version < floor).values(last_version=floor))
     connection.execute(update(SITE).where(SITE.c.stop_epoch < floor).values(stop_epoch=floor))
-    # A site that has not heard of its stop is told the time before, with the new epoch: the stop must not look older.
-    of_its_site = select(SITE.c.stop_epoch).where(SITE.c.stop_command_id == COMMAND.c.id).scalar_subquery()
-    latched = select(SITE.c.stop_command_id).where(SITE.c.stop_command_id.is_not(None))
-    connection.execute(update(COMMAND).where(COMMAND.c.id.in_(latched)).values(stop_epoch=of_its_site))
-    stopped = connection.execute(select(func.count()).where(SITE.c.stopped_at.is_not(None))).scalar_one()
-    return Resumed(len(waiting), len(sent), stopped)
+    stopped = connection.execute(select(SITE.c.id).where(SITE.c.stopped_at.is_not(None))).scalars().all()
+    for site in stopped:
+        stop = place(session, Order(site, None, "stop_all", ACTOR), None, _DESK, now).command
+        settlement.advance(session, stop.id, CommandState.UNKNOWN, CAUSE, now)
+    return Resumed(len(waiting), len(sent), len(stopped))
 
 
 # --- either database ---------------------------------------------------------------------------------------------

@@ -12,17 +12,16 @@ from typing import Final
 
 import structlog
 from prometheus_client import Counter, Histogram
-from sqlalchemy import and_, func
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
 from hub.database import Database
-from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound, NotUnresolved
+from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound
 from hub.liveness import AliveSession, LivenessKeys
 from hub.memory import Memory
-from hub.models import Command, CommandRow, CommandStep, JsonObject
+from hub.models import Command, CommandRow, JsonObject
 from hub.orders import ConfigOrder, Desk, Order, Placed, check_target, place, placed_before, to_message
 from hub.protocol.link import Link, NotConnected
 from hub.protocol.messages import Outcome, Reply, encode
@@ -55,6 +54,7 @@ def brief(command: CommandRow) -> JsonObject:
         "detail": command.detail,
         "created_at": rfc3339(command.created_at),
         "settled_at": None if command.settled_at is None else rfc3339(command.settled_at),
+        "closed_at": None if command.closed_at is None else rfc3339(command.closed_at),
     }
 
 
@@ -127,7 +127,8 @@ class Commands:
 
     async def _publish_and_wait(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         with self._expecting(command.id) as end:
-            self._publish(command)
+            if not self._publish(command) and command.name == "stop_all":
+                command = await self._to_be_repeated(command)
             self._stream.publish("command", command.site_id, brief(command))
             return await self._end_of(command, end, wait_s)
 
@@ -156,13 +157,30 @@ class Commands:
             )
         return to
 
-    def _publish(self, command: CommandRow) -> None:
+    async def _to_be_repeated(self, stop: CommandRow) -> CommandRow:
+        """A stop that could not be published is `unknown` at once, so that the next round with a broker repeats it."""
+        now = utc_now()
+
+        def work(session: Session) -> CommandRow | None:
+            return settlement.advance(session, stop.id, CommandState.UNKNOWN, "no connection to the broker", now)
+
+        try:
+            return await self._database.write(work) or stop
+        except (OperationalError, InterfaceError) as error:
+            # It is latched, and becomes `unknown` at its deadline.
+            log.warning("stop to be repeated later: the database is away", command=stop.id, reason=str(error.orig))
+            return stop
+
+    def _publish(self, command: CommandRow) -> bool:
+        """False: there is no connection to the broker."""
         topic = self._desk.topics.commands(command.site_id, command.feeder_id)
         try:
             self._link.publish(topic, encode(to_message(command, self._desk.topics, utc_now())))
         except NotConnected:
             # The row says `sent`; the deadline makes it `unknown`, and the desktop's journal settles it.
             log.warning("command not published: no connection to the broker", command=command.id, site=command.site_id)
+            return False
+        return True
 
     @contextmanager
     def _expecting(self, command_id: str) -> Iterator[asyncio.Future[CommandRow]]:
@@ -241,10 +259,14 @@ class Commands:
             self._tell(Settled(command, moved=True))
         return overdue
 
-    async def expire_waiting(self) -> None:
-        """End what has waited for too long, whichever process took the order."""
+    async def end_overdue(self) -> None:
+        """End what has waited for too long, and what nobody will answer any more, whichever process took the order."""
         now = utc_now()
-        for command in await self._database.write(lambda session: waiting.expire_waiting(session, now)):
+
+        def work(session: Session) -> list[CommandRow]:
+            return [*waiting.expire_waiting(session, now), *settlement.end_unanswered(session, now)]
+
+        for command in await self._database.write(work):
             self._tell(Settled(command, moved=True))
 
     async def send_waiting(self, site: str) -> None:
@@ -263,10 +285,12 @@ class Commands:
             self._stream.publish("command", site, brief(command))
 
     def send_again(self, stop: Command) -> None:
-        """Publish a latched stop once more, under the id that the desktop may know already, with new times."""
-        now = utc_now()
-        expires_at = now + timedelta(seconds=self._desk.timeout_s)
-        self._publish(stop.model_copy(update={"expires_at": expires_at}))
+        """Publish a latched stop once more, under the id that the desktop may know already, with new times.
+
+        The reply comes to this process: the one that ordered it may be gone.
+        """
+        expires_at = utc_now() + timedelta(seconds=self._desk.timeout_s)
+        self._publish(stop.model_copy(update={"expires_at": expires_at, "hub_id": self._desk.hub_id}))
 
     async def _raise_contradiction(self, site: str, settled: Settled) -> None:
         command = settled.command
@@ -276,9 +300,9 @@ class Commands:
 
     def _tell(self, settled: Settled) -> None:
         command = settled.command
-        if command is None or not settled.moved:
+        if command is None or not (settled.moved or settled.told_more):
             return
-        if command.state in SETTLED:
+        if settled.moved and command.state in SETTLED:
             _ends(command.name, command.state).inc()
             assert command.settled_at is not None
             _duration(command.name).observe((command.settled_at - command.created_at).total_seconds())
@@ -291,58 +315,3 @@ class Commands:
 def _give_up(end: asyncio.Future[CommandRow]) -> None:
     if not end.done():
         end.set_exception(TimeoutError())
-
-
-def stories(session: Session, command_ids: list[str]) -> dict[str, list[CommandStep]]:
-    """The steps of some commands, each in the order in which states may follow each other."""
-    found: dict[str, list[CommandStep]] = {command_id: [] for command_id in command_ids}
-    for step in session.exec(select(CommandStep).where(col(CommandStep.command_id).in_(command_ids))):
-        found[step.command_id].append(step)
-    for steps in found.values():
-        steps.sort(key=lambda step: _ORDER[CommandState(step.state)])
-    return found
-
-
-def close(session: Session, command_id: str, by: str, remark: str, now: datetime) -> Command:
-    """A person has looked into what could not be known. Again it changes nothing but who, and what.
-
-    Raises NotFound, or NotUnresolved.
-    """
-    command = session.get(Command, command_id, with_for_update=True, populate_existing=True)
-    if command is None:
-        raise NotFound(f"There is no command {command_id}.")
-    if command.state != CommandState.UNRESOLVED:
-        raise NotUnresolved(f"Command {command_id} is {command.state}: only what is unresolved is closed by a person.")
-    command.closed_at, command.closed_by, command.remark = now, by, remark
-    session.add(command)
-    return command
-
-
-_IS_UNRESOLVED: Final = and_(col(Command.state) == CommandState.UNRESOLVED, col(Command.closed_at).is_(None))
-
-
-def count_unresolved(session: Session, sites: list[str]) -> dict[str, int]:
-    """Commands that are unresolved and not closed, by site; sites without any are left out."""
-    query = select(Command.site_id, func.count()).where(col(Command.site_id).in_(sites), _IS_UNRESOLVED)
-    return dict(session.exec(query.group_by(Command.site_id)).all())
-
-
-def list_commands(
-    session: Session, site: str, feeder: str | None, before: str | None, limit: int, *, unresolved: bool = False
-) -> list[Command]:
-    """A site's (or one feeder's) commands, the newest first; `before`: only older ones than that id.
-
-    unresolved: only those, and of them only those that nobody has closed.
-    """
-    query = select(Command).where(Command.site_id == site).order_by(col(Command.id).desc()).limit(limit)
-    if feeder is not None:
-        query = query.where(Command.feeder_id == feeder)
-    if before is not None:
-        query = query.where(col(Command.id) < before)
-    if unresolved:
-        query = query.where(_IS_UNRESOLVED)
-    return list(session.exec(query))
-
-
-_EARLY = (CommandState.PENDING, CommandState.SENT, CommandState.RECEIVED, CommandState.UNKNOWN)
-_ORDER = {state: n for n, state in enumerate((*_EARLY, *(state for state in CommandState if state not in _EARLY)))}

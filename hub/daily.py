@@ -53,7 +53,7 @@ def daily_sums(
     last = last or now.astimezone(zone).date()
     first = first or last - timedelta(days=29)
     if not 0 <= (last - first).days < MAX_DAYS:
-        message = f"`from` is on or before `to`, and both are at most {MAX_DAYS} days apart"
+        message = f"`from` is on or before `to`, and the range has at most {MAX_DAYS} days"
         raise InvalidOrder("The range of days is wrong.", [Fault("query.from", message, MAX_DAYS)])
     days = {first + timedelta(days=n): Day(first + timedelta(days=n)) for n in range((last - first).days + 1)}
     rows = session.exec(

@@ -11,11 +11,13 @@
     |   |-- Stopped          the site's emergency stop is latched
     |   |-- NotUnresolved    only a command whose outcome cannot be known is closed by a person
     |   `-- KeyReused        an Idempotency-Key came again with another body
-    `-- Unavailable          a part that is needed cannot be reached; nothing was sent
-        |-- LivenessUnknown
-        `-- BrokerUnreachable
+    |-- Unavailable          a part that is needed cannot be reached; nothing was sent
+    |   |-- LivenessUnknown
+    |   |-- BrokerUnreachable
+    |   `-- StoreUnreachable in hub.store
+    `-- what keeps a hub or a command of `feeder-hub` from starting, each beside what it is about
 
-Rules raise these; the HTTP layer turns each class into its problem in one table.
+Rules raise these; the HTTP layer turns each class but the last into its problem in one table.
 """
 
 from collections.abc import Sequence

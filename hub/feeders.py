@@ -116,6 +116,7 @@ _FOR_RULES: Final = (
         "local_rev",
         "last_version",
         "desired_config",
+        "desired_version",
         "state_journal_id",
         "state_seq",
     ),
@@ -137,6 +138,7 @@ def _update_of(*columns: str) -> Statement:
 _TAKE_STATE: Final = _update_of(*_CONFIG_COLUMNS, *_STATE_COLUMNS)
 _SETTLE_CONFIG: Final = _update_of(*_CONFIG_COLUMNS, *_FLIGHT_COLUMNS)
 _END_FLIGHT: Final = _update_of(*_FLIGHT_COLUMNS)
+_WANT: Final = _update_of("desired_config", "desired_version")
 _WANT_WHAT_IS: Final = Statement(
     update(FEEDER)
     .where(_THIS_FEEDER)
@@ -157,16 +159,17 @@ def lock_feeder(session: Session, site: str, feeder: str) -> Row:
     return row
 
 
-def take_state(session: Session, site: str, feeder: str, state: State) -> list[str] | None:
+def take_state(session: Session, site: str, feeder: str, state: State, now: datetime) -> list[str] | None:
     """Store a reported state; None if it is no news, else the fields in drift. Raises NotFound.
 
+    now: the arrival, which is when a revision is from that was made on the farm; its clock may be years behind.
     A desktop with a new journal may have gone back in its versions: what it has now is the truth all the same.
     """
     row = lock_feeder(session, site, feeder)
     if row.state_journal_id == state.journal_id and row.state_seq is not None and state.seq <= row.state_seq:
         return None
     config = state.config.model_dump()
-    taken = _taken(session, row, config, state.config_version, state.local_rev, state.at)
+    taken = _taken(session, row, config, state.config_version, state.local_rev, now)
     _TAKE_STATE.run(
         session,
         this_site=site,
@@ -190,7 +193,7 @@ def settle_config(
     """A `set_config` has come to its end; returns whether another one waited for that.
 
     `answer` may have the config as the farm has it now. Where the newest change did not happen, it is not wanted any
-    longer either.
+    longer either; where an older one proves to have happened after that, it is.
     """
     row = lock_feeder(session, site, feeder)
     left = {
@@ -206,6 +209,8 @@ def settle_config(
         _END_FLIGHT.run(session, this_site=site, this_feeder=feeder, **left)
     if row.pending_command_id == command_id and not applied:
         _WANT_WHAT_IS.run(session, this_site=site, this_feeder=feeder)
+    elif applied and row.pending_command_id is None and version > (row.desired_version or 0):
+        _WANT.run(session, this_site=site, this_feeder=feeder, desired_config=answer["config"], desired_version=version)
     return left["pending_command_id"] is not None and left["in_flight_command_id"] is None
 
 

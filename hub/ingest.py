@@ -78,8 +78,8 @@ class Ingest:
     async def _take_state(self, address: Address, message: Message) -> None:
         state = read(State, message)
         feeder = _feeder_of(address)
-
-        drift = await self._database.write(lambda session: take_state(session, address.site, feeder, state))
+        now = utc_now()
+        drift = await self._database.write(lambda session: take_state(session, address.site, feeder, state, now))
         if drift is not None:
             told = state.model_dump(mode="json", exclude={"seq", "journal_id"})
             self._stream.publish("state", address.site, {"feeder": feeder, **told, "drift": drift})

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from pydantic import ValidationError
 from sqlalchemy import bindparam, insert, update
 from sqlalchemy import select as sa_select
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 from ulid import ULID
 
 from hub import settlement
@@ -41,6 +41,7 @@ from hub.statements import Statement
 SUPERSEDED: Final = "superseded"
 """The code of a change that waited and whose place a newer one took; no desktop's, as none ever saw it."""
 REFUSED_WHILE_STOPPED: Final = FEEDER_COMMANDS - {"pause"}
+"""A pause moves nothing, and keeps its feeder at rest when the stop is released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +270,13 @@ def _for_site(session: Session, order: Order, to: AliveSession | None, command_i
             session.add(site)
         case "release" if site.stopped_at is None:
             raise InvalidOrder(f"Site {site.id} is not stopped; there is nothing to release.")
+        case "release":
+            site.stop_epoch += 1  # a stop that is still on its way is older then, and latches nothing any more
+            session.add(site)
         case "ping" if to is not None:
             args = {"session": to.session, "seq": to.seq}
         case "report":
-            args = {"commands": reportable(session, site.id, now)}
+            args = {"commands": settlement.reportable(session, site, now)}
     return _Ready(args, site.stop_epoch)
 
 
@@ -345,27 +349,6 @@ def check_arguments(name: str, args: JsonObject) -> JsonObject:
             [Fault(f"args.{key}", f"{name} has no such argument") for key in unknown],
         )
     return checked.model_dump()
-
-
-def reportable(session: Session, site: str, now: datetime) -> list[str]:
-    """Commands of the site whose outcome is unknown and which the desktop cannot begin any more.
-
-    A latched stop is not asked about: it is sent again until it is confirmed.
-    """
-    return list(
-        session.exec(
-            select(Command.id)
-            .where(
-                Command.site_id == site,
-                col(Command.settled_at).is_(None),
-                Command.state == CommandState.UNKNOWN,
-                Command.expires_at < now,
-                Command.name != "stop_all",
-            )
-            .order_by(Command.id)
-            .limit(settlement.MAX_REPORTED)
-        )
-    )
 
 
 def _check_if_match(order: ConfigOrder, feeder: FeederRow) -> None:

@@ -77,9 +77,12 @@ def _made_before(moment: datetime) -> str:
 
 
 def _old_keys(before: datetime) -> Select[Any]:
-    """A key is as old as its command."""
+    """A key is as old as its command. While that is open its caller may still ask again."""
     key = IDEMPOTENCY_KEY.c
-    return select(key.owner, key.key).where(key.command_id < _made_before(before))
+    return select(key.owner, key.key).where(
+        key.command_id < _made_before(before),
+        ~exists().where(COMMAND.c.id == key.command_id, COMMAND.c.settled_at.is_(None)),
+    )
 
 
 def _old_commands(before: datetime) -> Select[Any]:

@@ -87,7 +87,7 @@ class Rounds:
 
     async def _settle_overdue(self) -> None:
         await self._commands.mark_overdue()
-        await self._commands.expire_waiting()
+        await self._commands.end_overdue()
 
     async def _send_waiting(self) -> None:
         """What nobody else has sent: its time came while no process looked, or it took the order a moment too late."""

@@ -87,7 +87,8 @@ def check_dose(session: Session, site: str, feeder: str, grams: float, target: A
         raise InvalidOrder("The dose would break a safety limit; nothing was sent.", faults)
 
 
-_DOSES: Final = sa_select(COMMAND.c.id, COMMAND.c.created_at, COMMAND.c.args, COMMAND.c.result).where(
+_OF_A_DOSE: Final = ("id", "created_at", "args", "state", "result")
+_DOSES: Final = sa_select(*(COMMAND.c[name] for name in _OF_A_DOSE)).where(
     COMMAND.c.site_id == bindparam("site"),
     COMMAND.c.feeder_id == bindparam("feeder"),
     COMMAND.c.name == "feed",
@@ -104,7 +105,13 @@ _FED: Final = sa_select(FEEDER_EVENT.c.command_id, FEEDER_EVENT.c.dispensed_g).w
 
 def _doses(session: Session, site: str, feeder: str, since: datetime) -> list[Dose]:
     rows = session.connection().execute(_DOSES, {"site": site, "feeder": feeder, "since": since})
-    return [Dose(row.id, row.created_at, row.args["grams"], (row.result or {}).get("dispensed_g")) for row in rows]
+    return [Dose(row.id, row.created_at, row.args["grams"], _dispensed_g(row)) for row in rows]
+
+
+def _dispensed_g(command: Any) -> float | None:
+    """As far as it is known. A dose that ended early says how far it came; one that failed without that never began."""
+    told: float | None = (command.result or {}).get("dispensed_g")
+    return 0.0 if told is None and command.state == CommandState.FAILED else told
 
 
 def _fed(session: Session, site: str, feeder: str, since: datetime) -> list[Fed]:

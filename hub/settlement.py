@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import bindparam, false, insert, or_, update
+from sqlalchemy import ColumnElement, and_, bindparam, false, insert, not_, or_, update
 from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
 from hub.command_states import SETTLED, CommandState, may_come_before
 from hub.feeders import end_flight, settle_config
-from hub.models import COMMAND, COMMAND_STEP, Command, CommandRow, JsonObject, Site
+from hub.models import COMMAND, COMMAND_STEP, SITE, Command, CommandRow, JsonObject, Site
 from hub.protocol.codes import Code
 from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome, Reply, differences
 from hub.statements import Statement
@@ -21,17 +21,25 @@ from hub.statements import Statement
 FIRST_REPORT_AFTER: Final = timedelta(seconds=2)
 LONGEST_REPORT_PAUSE: Final = timedelta(seconds=60)
 MAX_REPORTED: Final = 100
+QUESTIONS: Final = frozenset({"ping", "report"})
+"""They change nothing, and no desktop journals them."""
+ANSWERED_WITHIN: Final = timedelta(seconds=60)
+"""After the deadline of a question; a reply that comes as late as that still counts."""
+NO_REPLY: Final = "no_reply"
+"""The code of a question that was never answered; no desktop's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What became of one piece of news. `command` None: no such command at that site. `moved`: its state changed.
 
-    another_waits: a change that waited for this one may be sent now.
+    told_more: more is known of it, in the state that it had. another_waits: a change that waited for this one may be
+    sent now.
     """
 
     command: CommandRow | None
     moved: bool
+    told_more: bool = False
     contradiction: str | None = None
     another_waits: bool = False
 
@@ -51,6 +59,12 @@ _ADVANCE: Final[dict[CommandState, Statement]] = {
     CommandState.UNKNOWN: _advance_to(CommandState.UNKNOWN, "next_report_at"),
     **{state: _advance_to(state, "settled_at", "code", "detail", "result") for state in SETTLED},
 }
+_TAKE_PARTIAL_STOP: Final = Statement(
+    update(COMMAND)
+    .where(COMMAND.c.id == bindparam("this"), COMMAND.c.settled_at.is_(None))
+    .values(result=bindparam("result"))
+    .returning(*COMMAND.c)
+)
 _INSERT_STEP: Final = Statement(insert(COMMAND_STEP))
 _FOR_RULES: Final = ("id", "site_id", "feeder_id", "name", "args", "state", "result", "journal_id")
 _COMMAND: Final = Statement(
@@ -63,10 +77,21 @@ _ON_ITS_WAY: Final = or_(COMMAND.c.state == CommandState.SENT, COMMAND.c.state =
 _WITHOUT_REPLY: Final = sa_select(COMMAND.c.id).where(_IS_OPEN, _ON_ITS_WAY, COMMAND.c.deadline_at <= bindparam("now"))
 _OVERDUE: Final = Statement(_WITHOUT_REPLY)
 _IS_OVERDUE: Final = Statement(_WITHOUT_REPLY.where(COMMAND.c.id == bindparam("only")))
+_IS_UNKNOWN: Final = and_(_IS_OPEN, COMMAND.c.state == CommandState.UNKNOWN)
+_IS_QUESTION: Final = or_(*(COMMAND.c.name == name for name in sorted(QUESTIONS)))
 _TO_ASK: Final = Statement(
     sa_select(COMMAND.c.site_id)
-    .where(_IS_OPEN, COMMAND.c.state == CommandState.UNKNOWN, COMMAND.c.next_report_at <= bindparam("now"))
+    .where(_IS_UNKNOWN, not_(_IS_QUESTION), COMMAND.c.next_report_at <= bindparam("now"))
     .distinct()
+)
+_UNANSWERED: Final = Statement(
+    sa_select(COMMAND.c.id).where(_IS_UNKNOWN, _IS_QUESTION, COMMAND.c.deadline_at <= bindparam("since"))
+)
+_LOCK: Final = Statement(
+    sa_select(COMMAND.c.state, COMMAND.c.result).where(COMMAND.c.id == bindparam("this")).with_for_update()
+)
+_KEEP_RESULT: Final = Statement(
+    update(COMMAND).where(COMMAND.c.id == bindparam("this")).values(result=bindparam("result"))
 )
 
 
@@ -106,18 +131,39 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
     command = _COMMAND.first(session, this=reply.id, site=site)
     if command is None:
         return Settled(None, moved=False)
-    partial_stop = _is_partial_stop(command, reply)
-    if partial_stop:
-        session.execute(update(Command).where(col(Command.id) == command.id).values(result=_result(reply)))
+    # A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is told it again.
+    partial_stop = command.name == "stop_all" and reply.status == "failed"
     if partial_stop or reply.status not in FINAL_STATUSES:
+        told_more = _take_partial_stop(session, command, reply) if partial_stop else None
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
+        return Settled(moved or told_more or command, moved is not None, told_more is not None)
+    if command.name == "stop_all" and reply.code == Code.STALE_EPOCH and _raise_epoch(session, command, now):
+        moved = advance(session, command.id, CommandState.UNKNOWN, "the desktop has seen a higher stop epoch", now)
         return Settled(moved or command, moved is not None)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
 
 
-def _is_partial_stop(command: CommandRow, reply: Reply) -> bool:
-    """A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is asked again."""
-    return command.name == "stop_all" and reply.status == "failed" and bool(reply.feeders)
+def _raise_epoch(session: Session, stop: CommandRow, now: datetime) -> bool:
+    """Give a latched stop an epoch that its desktop has not seen, to be told again; False if it is not what holds.
+
+    A desktop may have served a hub before this one, or a site of the same name that was deleted. Where a release has
+    been ordered, it is the release that the desktop has seen.
+    """
+    site = session.get(Site, stop.site_id, with_for_update=True, populate_existing=True)
+    row = session.get(Command, stop.id, populate_existing=True)
+    if site is None or row is None or site.stop_command_id != row.id or site.stop_epoch != row.stop_epoch:
+        return False
+    site.stop_epoch = row.stop_epoch = max(site.stop_epoch + 1, int(now.timestamp()))
+    session.add_all((site, row))
+    return True
+
+
+def _take_partial_stop(session: Session, command: CommandRow, reply: Reply) -> CommandRow | None:
+    """Which feeders have confirmed a stop until now. None: that is no news, or the stop has settled meanwhile."""
+    result = _result(reply)
+    if not reply.feeders or result == command.result:
+        return None
+    return _TAKE_PARTIAL_STOP.first(session, this=command.id, result=result)
 
 
 def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Outcome, now: datetime) -> Settled:
@@ -132,7 +178,8 @@ def take_outcome(session: Session, site: str, asked_of_journal: str, outcome: Ou
         case "interrupted" if outcome.dispensed_g is not None:
             interrupted = outcome.model_copy(update={"code": outcome.code or Code.INTERRUPTED})
             return _settle(session, command, CommandState.FAILED, interrupted, cause, now)
-        case "not_seen" if command.journal_id == asked_of_journal:
+        # A stop names no journal. An earlier one may have seen it; what holds now is the stop or release after it.
+        case "not_seen" if command.journal_id in (None, asked_of_journal):
             return _settle(session, command, CommandState.NOT_EXECUTED, outcome, cause, now)
         case "running":
             return Settled(command, moved=False)
@@ -151,6 +198,28 @@ def mark_overdue(session: Session, now: datetime, only: str | None = None) -> li
     return overdue
 
 
+def _may_be_asked_about(site: str, latched: str | None, now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Outcomes that are unknown, of what the desktop cannot begin any more and its journal knows."""
+    return (
+        COMMAND.c.site_id == site,
+        _IS_UNKNOWN,
+        not_(_IS_QUESTION),
+        # A stop that was never published is repeated before its time is over.
+        or_(COMMAND.c.expires_at < now, COMMAND.c.id == latched),
+    )
+
+
+def reportable(session: Session, site: Site, now: datetime) -> list[str]:
+    """What a person's `report` asks this site, beside what is asked by the clock.
+
+    A latched stop is not asked about, which would make the desktop void it: it is sent again until it is confirmed.
+    """
+    query = select(Command.id).where(
+        *_may_be_asked_about(site.id, site.stop_command_id, now), COMMAND.c.id != site.stop_command_id
+    )
+    return list(session.exec(query.order_by(Command.id).limit(MAX_REPORTED)))
+
+
 def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool) -> tuple[list[str], Command | None]:
     """What to ask this site now: ids for a `report`, and the stop that is latched there and not yet confirmed.
 
@@ -159,12 +228,7 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
     """
     row = session.get(Site, site)
     latched = None if row is None else row.stop_command_id
-    query = select(Command).where(
-        Command.site_id == site,
-        col(Command.settled_at).is_(None),
-        Command.state == CommandState.UNKNOWN,
-        Command.expires_at < now,
-    )
+    query = select(Command).where(*_may_be_asked_about(site, latched, now))
     if not at_once:
         query = query.where(col(Command.next_report_at) <= now)
     ids, stop = [], None
@@ -174,12 +238,22 @@ def lease_questions(session: Session, site: str, now: datetime, *, at_once: bool
         command.report_count = asked + 1
         session.add(command)
         if command.id == latched:
-            stop = command  # asking would make the desktop void it: it is sent again instead
+            stop = command
         else:
             ids.append(command.id)
     if at_once and latched is not None:
         stop = session.get(Command, latched)
     return ids, stop
+
+
+def end_unanswered(session: Session, now: datetime) -> list[CommandRow]:
+    """End questions whose reply has not come and will not: no journal knows of them, so nobody can be asked."""
+    detail = "No reply has come. It changes nothing on the farm, whether it arrived there or not."
+    ended = [
+        advance(session, one.id, CommandState.FAILED, "no reply", now, code=NO_REPLY, detail=detail)
+        for one in _UNANSWERED.run(session, since=now - ANSWERED_WITHIN)
+    ]
+    return [command for command in ended if command is not None]
 
 
 def sites_to_ask(session: Session, now: datetime) -> list[str]:
@@ -210,21 +284,30 @@ def _settle(
             result = as_ordered | result
     moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None)
     if moved is None:
-        return Settled(command, moved=False, contradiction=_contradiction(session, command, to, result))
+        return Settled(command, moved=False, contradiction=_contradiction(session, command.id, to, result))
     another_waits = _follow_up(session, moved, to, result, now)
     return Settled(moved, moved=True, another_waits=another_waits)
 
 
-def _contradiction(session: Session, command: CommandRow, to: CommandState, result: JsonObject) -> str | None:
-    """A final answer after another one: the same is a duplicate; for a dose the larger amount counts."""
-    told, known = result.get("dispensed_g"), (command.result or {}).get("dispensed_g")
-    other_dose = told is not None and told != known
-    if other_dose and (known is None or told > known):
-        larger = (command.result or {}) | {"dispensed_g": told}
-        session.execute(update(Command).where(col(Command.id) == command.id).values(result=larger))
-    if other_dose:
-        return f"{to} with {told} g came after {command.state} with {known} g"
-    return None if command.state == to else f"{to} came after {command.state}"
+def _contradiction(session: Session, command_id: str, to: CommandState, result: JsonObject) -> str | None:
+    """A final answer after another one: the same is a duplicate; for a dose the larger amount counts.
+
+    It is kept in the command's result. The row is read under its lock: another process may have settled it just now.
+    """
+    command = _LOCK.first(session, this=command_id)
+    if command is None:
+        return None
+    kept: JsonObject = dict(command.result or {})
+    told, known = result.get("dispensed_g"), kept.get("dispensed_g")
+    if told is not None and told != known:
+        contradiction = f"{to} with {told} g came after {command.state} with {known} g"
+        kept["dispensed_g"] = told if known is None else max(told, known)
+    elif command.state != to:
+        contradiction = f"{to} came after {command.state}"
+    else:
+        return None
+    _KEEP_RESULT.run(session, this=command_id, result=kept | {"contradiction": contradiction})
+    return contradiction
 
 
 def _follow_up(session: Session, command: CommandRow, to: CommandState, result: JsonObject, now: datetime) -> bool:
@@ -232,10 +315,24 @@ def _follow_up(session: Session, command: CommandRow, to: CommandState, result: 
     if command.name == "set_config" and command.feeder_id is not None:
         applied = to is CommandState.APPLIED
         return settle_config(session, command.site_id, command.feeder_id, command.id, result, now, applied=applied)
-    if command.name == "release" and to is CommandState.APPLIED:
-        session.execute(
-            update(Site)
-            .where(col(Site.id) == command.site_id, col(Site.stop_epoch) == command.stop_epoch)
-            .values(stopped_at=None, stop_command_id=None)
-        )
+    if command.name == "release":
+        _end_latch(session, command, released=to is CommandState.APPLIED)
     return False
+
+
+def _end_latch(session: Session, release: CommandRow, *, released: bool) -> None:
+    """A release has come to its end. It concerns the stop that it was ordered after, and none that came later.
+
+    Where it released nothing that stop goes on, with the epoch of the release: to a desktop that has seen the release
+    it would look old otherwise.
+    """
+    stop = sa_select(COMMAND.c.id).where(
+        COMMAND.c.id == sa_select(SITE.c.stop_command_id).where(SITE.c.id == release.site_id).scalar_subquery(),
+        COMMAND.c.stop_epoch < release.stop_epoch,
+    )
+    if released:
+        freed = update(SITE).where(SITE.c.id == release.site_id, SITE.c.stop_command_id.in_(stop))
+        session.connection().execute(freed.values(stopped_at=None, stop_command_id=None))
+    else:
+        goes_on = update(COMMAND).where(COMMAND.c.id.in_(stop)).values(stop_epoch=release.stop_epoch)
+        session.connection().execute(goes_on)

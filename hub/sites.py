@@ -72,6 +72,8 @@ def add_site(
             name=name or site,
             time_zone=time_zone,
             mqtt_password_hash=mqtt_password_hash(secret),
+            # Its desktop may have served another hub, or a site of that name: no order must look old to it.
+            stop_epoch=int(now.timestamp()),
             created_at=now,
         )
     )

@@ -180,9 +180,10 @@ class LiveStream:
 
 
 def is_entry_id(text: str) -> bool:
-    """Whether the text has the form of an entry's id."""
+    """Whether the text has the form of an entry's id: two numbers of 64 bits, the highest of which no entry has."""
     ms, dash, n = text.partition("-")
-    return bool(dash) and ms.isdecimal() and n.isdecimal() and len(text) <= 40
+    is_form = bool(dash) and text.isascii() and ms.isdecimal() and n.isdecimal() and len(text) <= 41
+    return is_form and max(_order(text)) < 2**64 - 1
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def restore(
         typer.echo(f"The database that was there: {restored.aside}")
     typer.echo(f"Changes that waited, and are not wanted any more: {resumed.expired}")
     typer.echo(f"Commands that were on their way, and are asked about when their sites are back: {resumed.unknown}")
-    typer.echo(f"Sites under an emergency stop, as before: {resumed.stopped}")
+    typer.echo(f"Sites whose emergency stop was latched, and that are stopped anew: {resumed.stopped}")
 
 
 @contextmanager

@@ -3,17 +3,14 @@
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from hub.accounts import Role, add_token
+from hub.accounts import Role, add_token, list_tokens, revoke_token
 from hub.cli.workplace import DataDirOption, JsonOption, print_json, workplace
-from hub.protocol.times import utc_now
+from hub.protocol.times import rfc3339, utc_now
 
 app = typer.Typer(no_args_is_help=True, help="Keys to the HTTP API.")
-
-
-@app.callback()
-def token() -> None:
-    """Keys to the HTTP API."""
 
 
 @app.command()
@@ -34,3 +31,39 @@ def add(
         print_json({"token": made})
     else:
         typer.echo(f"Token (shown this once): {made}")
+
+
+@app.command(name="list")
+def list_all(context: typer.Context, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """List the tokens; what they are themselves is kept nowhere."""
+    with workplace(context, data_dir).database() as database:
+        tokens = database.read_now(list_tokens)
+    if as_json:
+        items = [
+            {
+                "id": token.id,
+                "name": token.name,
+                "role": token.role,
+                "site": token.site_id,
+                "created_at": rfc3339(token.created_at),
+            }
+            for token in tokens
+        ]
+        print_json({"items": items})
+        return
+    table = Table("id", "name", "role", "site", "made")
+    for token in tokens:
+        table.add_row(token.id, token.name, token.role, token.site_id or "", f"{token.created_at:%Y-%m-%d}")
+    Console().print(table)
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as `token list` has it.")],
+    data_dir: DataDirOption = None,
+) -> None:
+    """Take a token away. A running hub lets nobody in with it after a few seconds, and ends its live streams."""
+    with workplace(context, data_dir).database() as database:
+        name = database.write_now(lambda session: revoke_token(session, token_id).name)
+    typer.echo(f"Token {token_id} ({name}) is revoked.")

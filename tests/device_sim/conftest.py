@@ -157,12 +157,12 @@ def site(tmp_path: Path) -> Iterator[PlayedSite]:
 
 
 @pytest.fixture
-def new_site(tmp_path: Path) -> Iterator[Callable[[], PlayedSite]]:
+def new_site(tmp_path: Path) -> Iterator[Callable[..., PlayedSite]]:
     """Makes one site that is not connected yet."""
     made: list[PlayedSite] = []
 
-    def make() -> PlayedSite:
-        made.append(PlayedSite(tmp_path / f"journal-{len(made)}.sqlite"))
+    def make(feeders: int = 2) -> PlayedSite:
+        made.append(PlayedSite(tmp_path / f"journal-{len(made)}.sqlite", feeders))
         return made[-1]
 
     yield make

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.messages import Event, Heartbeat, Offline, Reply, State
 from hub.protocol.times import rfc3339
 from tests.device_sim.conftest import CONFIG, REPLIES, SITE, TOPICS, PlayedSite
@@ -290,6 +291,23 @@ def test_a_report_of_a_hundred_commands_fits_into_one_message(site: PlayedSite) 
         site.send(command, "f1")
     site.said = []
     assert len(site.order("report", args={"commands": asked})[-1]["outcomes"]) == 100
+
+
+def test_a_report_of_a_hundred_stops_of_a_large_site_fits_into_one_message(
+    new_site: Callable[..., PlayedSite],
+) -> None:
+    site = new_site(feeders=50)
+    site.connect()
+    site.plc.cut.add("f1")
+    asked = []
+    for epoch in range(1, 101):
+        stop = site.command("stop_all", stop_epoch=epoch)
+        site.send(stop)
+        asked.append(stop["id"])
+    said = len(site.said)
+    outcomes = site.order("report", args={"commands": asked}, stop_epoch=100)[-1]["outcomes"]
+    assert {outcome["status"] for outcome in outcomes} == {"failed"}
+    assert max(len(message.payload) for message in site.said[said:]) <= MAX_PAYLOAD_BYTES
     assert max(len(message.payload) for message in site.said) < 64 * 1024
 
 
@@ -469,7 +487,16 @@ def test_the_latch_outlives_a_crash(site: PlayedSite) -> None:
     site.connect()
     assert site.states()[-1]["condition"] == "stopped"
     assert site.order("pause", "f1", stop_epoch=2)[-1]["code"] == "stale_epoch"
-    assert site.order("pause", "f1", stop_epoch=3)[-1]["code"] == "stopped"
+    assert site.order("resume", "f1", stop_epoch=3)[-1]["code"] == "stopped"
+
+
+def test_a_feeder_is_paused_while_stopped_so_that_a_release_does_not_set_it_going(site: PlayedSite) -> None:
+    site.order("stop_all", stop_epoch=1)
+    site.stop_epoch = 1
+    assert site.order("pause", "f1")[-1]["status"] == "applied"
+    assert site.plc["f1"].condition == "stopped"
+    site.order("release")
+    assert [site.plc[name].condition for name in site.plc.names] == ["paused", "running"]
 
 
 def test_a_command_that_was_on_its_way_when_the_stop_came_carries_the_lower_epoch_and_is_refused(

@@ -6,8 +6,11 @@ from typing import Any
 import httpx
 import pytest
 
+from http_api.operations import TOKEN_REMEMBERED_S
 from tests.end_to_end.desktop import CONFIG, NotLetIn
+from tests.end_to_end.events import EventStream
 from tests.end_to_end.farm import Farm
+from tests.end_to_end.hub_process import feeder_hub, until
 from tests.http_api.conftest import Scene, problem
 
 ANY_ULID = "01J00000000000000000000000"
@@ -52,6 +55,21 @@ def viewer(farm: Farm) -> Iterator[httpx.Client]:
 def operator(farm: Farm) -> Iterator[httpx.Client]:
     with farm.hub.api(farm.hub.new_token("operator")) as api:
         yield api
+
+
+def test_a_revoked_token_lets_nobody_in_and_its_live_streams_end(farm: Farm) -> None:
+    hub = farm.hub
+    before = {item["id"] for item in hub.cli_json("token", "list")["items"]}
+    token = hub.new_token("viewer")
+    [made] = [item for item in hub.cli_json("token", "list")["items"] if item["id"] not in before]
+    assert (made["role"], made["site"]) == ("viewer", None)
+    with hub.api(token) as api, EventStream(hub, token) as stream:
+        assert api.get("/sites").status_code == 200
+        revoked = feeder_hub("token", "revoke", made["id"], "--data-dir", hub.data_dir, **hub.settings)
+        assert revoked.returncode == 0, revoked.stderr
+        until(lambda: api.get("/sites").status_code == 401, TOKEN_REMEMBERED_S + 2)
+        assert stream.ended.wait(TOKEN_REMEMBERED_S + 2)
+        problem(api.get("/events"), 401, "no-login")
 
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer fh_wrong", "Basic YTpi", "fh_wrong"])

@@ -263,6 +263,13 @@ def test_an_accepted_change_can_be_followed_to_its_end(scene: Scene) -> None:
     assert [step["at"] for step in command["story"]] == sorted(step["at"] for step in command["story"])
 
 
+def test_a_command_that_was_applied_is_answered_as_it_can_be_read_afterwards(scene: Scene) -> None:
+    answer = scene.site.order("ping")
+    assert answer.status_code == 200
+    assert answer.json() == scene.site.command(answer.headers["Command-Id"])
+    assert [step["state"] for step in answer.json()["story"]] == ["pending", "sent", "applied"]
+
+
 def test_a_late_reply_settles_what_was_unknown(scene: Scene) -> None:
     scene.desktop.answer = silent
     unknown = problem(scene.site.put_config(meal_g=500), 504, "outcome-unknown")

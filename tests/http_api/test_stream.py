@@ -62,7 +62,7 @@ def test_a_page_that_cannot_send_the_header_names_the_last_event_in_the_query(sc
         second.wait_for("command", id=missed, state="applied")
 
 
-@pytest.mark.parametrize("last_id", ["x", "1", "1-", "-1", "1-x", "9" * 41 + "-1"])
+@pytest.mark.parametrize("last_id", ["x", "1", "1-", "-1", "1-x", "9" * 41 + "-1", "9" * 20 + "-1"])
 def test_an_id_that_no_event_had_is_refused(scene: Scene, last_id: str) -> None:
     problem(scene.site.api.get("/events", headers={"Last-Event-ID": last_id}), 422, "invalid")
 

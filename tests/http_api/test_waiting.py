@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.end_to_end.desktop import Order, ScriptedDesktop, applied, silent
+from tests.end_to_end.events import EventStream
 from tests.end_to_end.hub_process import until
 from tests.http_api.conftest import Scene, problem
 
@@ -121,7 +122,9 @@ def test_what_cannot_be_known_stays_visible_until_a_person_closes_it(scene: Scen
     site, path = scene.site, scene.site.path("/commands?unresolved=true")
     assert site.get()["unresolved"] == 1
     assert [item["id"] for item in site.api.get(path).json()["items"]] == [command_id]
-    closed = site.api.post(f"/commands/{command_id}/close", json={"remark": "The silo says it was fed."})
+    with EventStream(scene.farm.hub, query=f"?site={site.name}") as stream:
+        closed = site.api.post(f"/commands/{command_id}/close", json={"remark": "The silo says it was fed."})
+        stream.wait_for("command", id=command_id, state="unresolved", closed_at=closed.json()["closed"]["at"])
     assert closed.status_code == 200
     assert closed.json()["closed"]["remark"] == "The silo says it was fed."
     assert closed.json()["state"] == "unresolved"

@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 import redis
 from pydantic import BaseModel
+from sqlalchemy import update
 from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
@@ -29,7 +30,7 @@ from hub.conversation import Conversation
 from hub.database import Database, sqlite_url
 from hub.ingest import Ingest
 from hub.liveness import AliveSession, LivenessKeys
-from hub.models import Command
+from hub.models import Command, Site
 from hub.orders import ConfigOrder, Desk, Order, place
 from hub.protocol import messages
 from hub.protocol.link import Message, NotConnected
@@ -95,11 +96,17 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 def _fill(url: str) -> None:
-    """The newest tables and two sites."""
+    """The newest tables and two sites, whose stop epochs begin at 0: small numbers are read more easily."""
     database = Database(url)
     database.migrate()
-    for site in (SITE, "pond8"):
-        database.write_now(lambda session, site=site: add_site(session, site, ["f1", "f2"], "Asia/Jerusalem", NOW))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+
+    def add_sites(session: Session) -> None:
+        for site in (SITE, "pond8"):
+            add_site(session, site, ["f1", "f2"], "Asia/Jerusalem", NOW)
+        session.flush()
+        session.execute(update(Site).values(stop_epoch=0))
+
+    database.write_now(add_sites)
     database.close()
 
 

@@ -17,9 +17,12 @@ from hub.accounts import (
     add_token,
     caller_of,
     has_tokens,
+    is_revoked,
+    list_tokens,
     mqtt_password_hash,
     mqtt_password_matches,
     new_secret,
+    revoke_token,
 )
 from hub.errors import AlreadyExists, InvalidOrder, NotFound
 from hub.models import Feeder, Site, Token
@@ -144,6 +147,23 @@ def test_a_name_that_only_begins_like_a_reserved_one_is_free(session: Session) -
 def test_a_site_is_added_once(session: Session) -> None:
     with pytest.raises(AlreadyExists):
         sites.add_site(session, SITE, ["f1"], "UTC", NOW)
+
+
+def test_a_token_that_is_revoked_names_nobody_any_more_and_the_others_do(session: Session) -> None:
+    first, second = (add_token(session, Role.VIEWER, None, name, NOW) for name in ("anna", "ben"))
+    session.flush()
+    anna, ben = list_tokens(session)
+    caller = caller_of(session, first)
+    assert caller is not None
+    assert not is_revoked(session, caller)
+    revoke_token(session, anna.id)
+    session.flush()
+    assert is_revoked(session, caller)
+    assert caller_of(session, first) is None
+    assert caller_of(session, second) is not None
+    assert [token.name for token in list_tokens(session)] == [ben.name] == ["ben"]
+    with pytest.raises(NotFound):
+        revoke_token(session, anna.id)
 
 
 def test_a_deleted_site_takes_everything_of_its_own_along_and_nothing_of_anothers(session: Session) -> None:

@@ -14,12 +14,13 @@ from sqlmodel import Session, SQLModel, select
 from hub import settlement
 from hub.backup import BackupError, Resumed, back_up, restore, resume
 from hub.command_states import CommandState
-from hub.commands import stories
 from hub.database import Database, DatabaseError
 from hub.feeders import take_state
 from hub.models import Command, Feeder, Site
 from hub.protocol.messages import Outcome
 from hub.settlement import take_outcome, take_reply
+from hub.stops import latch_of
+from hub.stories import stories
 from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, order, placed, reply, state
 
 pytestmark = pytest.mark.both_databases
@@ -73,7 +74,7 @@ def test_what_was_on_its_way_is_unknown_and_its_report_settles_it(session: Sessi
 
 
 def test_what_waited_is_ended_and_not_wanted_any_more(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state())
+    take_state(session, SITE, FEEDER, state(), NOW)
     change = placed(session, config_order(args=NEW_CONFIG, queue_for_s=86_400), to=None)
     assert resume(session, LATER).expired == 1
     ended = session.get_one(Command, change.id, populate_existing=True)
@@ -107,24 +108,42 @@ def test_versions_go_on_rising_when_an_old_backup_is_restored_twice(session: Ses
     assert placed(session, config_order(), at=after(7200)).args["config_version"] > last
 
 
-def test_a_latch_stays_and_its_stop_looks_newer_than_all_that_a_desktop_has_heard(session: Session) -> None:
+def test_a_latch_stays_by_a_stop_of_its_own_that_is_newer_than_all_that_a_desktop_has_heard(session: Session) -> None:
     stop = placed(session, order("stop_all", None))
+    take_reply(session, SITE, reply(stop.id, "applied", feeders={FEEDER: {"confirmed": True}}), NOW)
     session.flush()
     epoch = session.get_one(Site, SITE).stop_epoch
     assert resume(session, LATER).stopped == 1
     site = session.get_one(Site, SITE, populate_existing=True)
-    assert (site.stopped_at, site.stop_command_id) == (NOW, stop.id)
-    told = session.get_one(Command, stop.id, populate_existing=True)
+    told = session.get_one(Command, site.stop_command_id, populate_existing=True)
+    assert told.id != stop.id
+    assert site.stopped_at == LATER
     assert told.stop_epoch == site.stop_epoch > epoch + 1000
+    assert [step.state for step in stories(session, [told.id])[told.id]] == ["pending", "sent", "unknown"]
+    assert session.get_one(Command, stop.id, populate_existing=True).state == S.APPLIED
+
+
+def test_a_restored_latch_is_not_confirmed_until_the_farm_has_answered_the_new_stop(session: Session) -> None:
+    stop = placed(session, order("stop_all", None))
+    session.flush()
+    resume(session, LATER)
+    for journal_says in ("applied", "failed"):  # of the stop that it heard before it was released
+        take_outcome(session, SITE, "journal-1", Outcome.model_validate({"id": stop.id, "status": journal_says}), LATER)
+    site = session.get_one(Site, SITE, populate_existing=True)
+    latch = latch_of(session, site)
+    assert latch is not None
+    assert [feeder.confirmed for _, feeder in latch.feeders] == [False, False]
+    ids, again = settlement.lease_questions(session, SITE, LATER, at_once=False)
+    assert (ids, again and again.id) == ([], site.stop_command_id)
 
 
 def test_a_release_that_was_on_its_way_does_not_open_the_restored_latch(session: Session) -> None:
-    stop = placed(session, order("stop_all", None))
+    placed(session, order("stop_all", None))
     release = placed(session, order("release", None))
     session.flush()
     resume(session, LATER)
     assert take_reply(session, SITE, reply(release.id, "applied"), LATER).moved
-    assert session.get_one(Site, SITE, populate_existing=True).stop_command_id == stop.id
+    assert session.get_one(Site, SITE, populate_existing=True).stopped_at == LATER
 
 
 # --- files -------------------------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from sqlmodel import Session, select
 
 import hub.memory
 from hub.command_states import CommandState
-from hub.commands import TARGET_REMEMBERED_S, list_commands, stories
+from hub.commands import TARGET_REMEMBERED_S
 from hub.errors import BrokerUnreachable, DesktopOffline, HubError, KeyReused, LivenessUnknown, NotFound, Stopped
 from hub.liveness import EPOCH_KEY
 from hub.models import Command, Site
 from hub.orders import Key, Order
 from hub.sites import add_site, delete_site
+from hub.stories import list_commands, stories
 from tests.hub.conftest import (
     CONFIG,
     FEEDER,
@@ -280,7 +281,8 @@ async def test_a_contradiction_is_kept_for_people_to_see(alive: Process) -> None
     (rejected,) = await alive.rejects.last(SITE)
     assert rejected["reason"] == "contradiction"
     assert command.id in rejected["detail"]
-    assert (await alive.get(command.id)).result == {"dispensed_g": 250.0}
+    kept = {"dispensed_g": 250.0, "contradiction": "applied with 250.0 g came after failed with 100.0 g"}
+    assert (await alive.get(command.id)).result == kept
 
 
 # --- keys --------------------------------------------------------------------------------------------------------
@@ -357,6 +359,65 @@ async def test_a_stop_without_a_broker_is_latched_all_the_same(alive: Process) -
     alive.link.connected = False
     await alive.commands.send(order("stop_all", None), wait_s=0)
     assert await latched(alive)
+
+
+@pytest.mark.both_databases
+async def test_a_stop_for_which_the_broker_was_away_goes_out_as_soon_as_it_is_back(alive: Process) -> None:
+    alive.link.connected = False
+    ordered = sending(alive, order("stop_all", None))
+    await until(lambda: latched(alive))
+    await until(lambda: is_unknown(alive))
+    async with alive.rounds():
+        await asyncio.sleep(0)
+        assert alive.link.said("stop_all") == []
+        alive.link.connected = True
+        said = await alive.link.told("stop_all")
+        await alive.answer(said.id, "applied", feeders={"f1": {"confirmed": True}, "f2": {"confirmed": True}})
+        assert (await ordered).state == S.APPLIED
+
+
+async def is_unknown(process: Process) -> bool:
+    return [row.state for row in await rows(process)] == [S.UNKNOWN]
+
+
+async def test_a_stop_for_which_broker_and_database_are_away_in_turn_is_latched_all_the_same(
+    alive: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = alive.database.write
+
+    async def then_away(work: Any) -> Any:
+        monkeypatch.setattr(alive.database, "write", away)
+        return await write(work)
+
+    async def away(_work: Any) -> Any:
+        raise OperationalError("UPDATE", {}, Exception("away"))
+
+    alive.link.connected = False
+    monkeypatch.setattr(alive.database, "write", then_away)
+    command = await alive.commands.send(order("stop_all", None), wait_s=0)
+    assert command.state == S.SENT
+    assert await latched(alive)
+
+
+async def test_a_feeder_that_confirms_a_stop_later_is_told_to_the_live_stream(alive: Process) -> None:
+    stop = await alive.commands.send(order("stop_all", None), wait_s=0)
+    lost = {"confirmed": False, "code": "plc_lost"}
+    await alive.answer(stop.id, "failed", feeders={"f1": lost, "f2": lost})
+    async with Overheard(alive.stream) as overheard:
+        for _ in range(2):
+            await alive.answer(stop.id, "failed", feeders={"f1": {"confirmed": True}, "f2": lost})
+        await overheard.settled()
+        assert [(told["id"], told["state"]) for told in overheard.told("command")] == [(stop.id, S.RECEIVED)]
+
+
+async def test_a_stop_that_another_process_repeats_is_answered_to_that_process(
+    process: Process, start_process: StartProcess
+) -> None:
+    stop = await process.commands.send(order("stop_all", None))
+    other = await start_process("h2")
+    await other.beat()
+    again = await other.link.told("stop_all")
+    assert (again.id, again.reply_to) == (stop.id, TOPICS.replies(SITE, "h2"))
 
 
 async def test_a_stop_of_a_living_site_waits_for_its_confirmation(alive: Process) -> None:

@@ -46,7 +46,7 @@ def test_a_state_tells_everything_of_a_feeder(session: Session) -> None:
     said = state(
         5, config_version=18, local_rev=3, condition="jammed", control="local", silo_g=41250.0, next_meal_at=after(60)
     )
-    assert take_state(session, SITE, FEEDER, said) is not None
+    assert take_state(session, SITE, FEEDER, said, NOW) is not None
     now = row(session)
     assert (now.reported_config, now.reported_version, now.local_rev) == (CONFIG, 18, 3)
     assert (now.condition, now.control, now.silo_g, now.next_meal_at) == ("jammed", "local", 41250.0, after(60))
@@ -56,16 +56,18 @@ def test_a_state_tells_everything_of_a_feeder(session: Session) -> None:
 
 @pytest.mark.parametrize("seq", [0, 4, 5])
 def test_a_state_counts_only_if_its_seq_is_newer(session: Session, seq: int) -> None:
-    take_state(session, SITE, FEEDER, state(5))
-    assert take_state(session, SITE, FEEDER, state(seq, condition="jammed", config=OTHER_CONFIG, local_rev=9)) is None
+    take_state(session, SITE, FEEDER, state(5), NOW)
+    assert (
+        take_state(session, SITE, FEEDER, state(seq, condition="jammed", config=OTHER_CONFIG, local_rev=9), NOW) is None
+    )
     assert (row(session).condition, row(session).reported_config, row(session).state_seq) == ("running", CONFIG, 5)
-    assert take_state(session, SITE, FEEDER, state(6, condition="jammed")) is not None
+    assert take_state(session, SITE, FEEDER, state(6, condition="jammed"), NOW) is not None
 
 
 def test_a_state_from_a_new_journal_counts_even_with_lower_numbers(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state(500, config_version=18, local_rev=7))
+    take_state(session, SITE, FEEDER, state(500, config_version=18, local_rev=7), NOW)
     new = state(1, journal_id="journal-2", config=OTHER_CONFIG, config_version=2, local_rev=0)
-    assert take_state(session, SITE, FEEDER, new) is not None
+    assert take_state(session, SITE, FEEDER, new, NOW) is not None
     now = row(session)
     assert (now.reported_config, now.reported_version, now.local_rev) == (OTHER_CONFIG, 2, 0)
     args = placed(session, config_order()).args
@@ -75,41 +77,51 @@ def test_a_state_from_a_new_journal_counts_even_with_lower_numbers(session: Sess
 def test_a_state_of_a_feeder_that_is_not_there_is_refused(session: Session) -> None:
     for site, feeder in ((SITE, "f9"), ("nowhere", FEEDER)):
         with pytest.raises(NotFound):
-            take_state(session, site, feeder, state())
+            take_state(session, site, feeder, state(), NOW)
 
 
 def test_an_edit_made_on_the_farm_is_a_revision_of_its_own_and_is_recorded_once(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state(1, local_rev=0))
+    take_state(session, SITE, FEEDER, state(1, local_rev=0), NOW)
     assert local_revisions(session) == []
     for seq in (2, 3):
-        take_state(session, SITE, FEEDER, state(seq, config=OTHER_CONFIG, local_rev=1))
+        take_state(session, SITE, FEEDER, state(seq, config=OTHER_CONFIG, local_rev=1), NOW)
     assert local_revisions(session) == [1]
     ((revision, before),) = list_revisions(session, SITE, FEEDER, None, 10).items
     assert before is None
     assert (revision.config, revision.actor, revision.command_id) == (OTHER_CONFIG, None, None)
 
 
+def test_an_edit_made_on_the_farm_is_from_when_it_was_told_of_however_wrong_the_farms_clock_is(
+    session: Session,
+) -> None:
+    take_state(session, SITE, FEEDER, state(1), NOW)
+    edited = state(2, config=OTHER_CONFIG, local_rev=1, at=datetime(1999, 12, 31, tzinfo=UTC))
+    take_state(session, SITE, FEEDER, edited, NOW)
+    ((revision, _),) = list_revisions(session, SITE, FEEDER, None, 10).items
+    assert revision.at == NOW
+
+
 def test_an_edit_made_on_the_farm_shows_as_drift_and_is_not_overwritten(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state(1))
+    take_state(session, SITE, FEEDER, state(1), NOW)
     command = placed(session, config_order())
     session.flush()
-    take_state(session, SITE, FEEDER, state(2, config_version=command.args["config_version"]))
+    take_state(session, SITE, FEEDER, state(2, config_version=command.args["config_version"]), NOW)
     assert drift(row(session)) == []
-    take_state(session, SITE, FEEDER, state(3, config=OTHER_CONFIG, config_version=2, local_rev=1))
+    take_state(session, SITE, FEEDER, state(3, config=OTHER_CONFIG, config_version=2, local_rev=1), NOW)
     assert drift(row(session)) == ["meal_g"]
     assert row(session).desired_config == CONFIG
 
 
 def test_what_a_plc_rounds_is_no_drift(session: Session) -> None:
     placed(session, config_order())
-    take_state(session, SITE, FEEDER, state(1, config=CONFIG | {"feed_rate_g_per_s": 12.5000004}))
+    take_state(session, SITE, FEEDER, state(1, config=CONFIG | {"feed_rate_g_per_s": 12.5000004}), NOW)
     assert drift(row(session)) == []
 
 
 def test_where_nothing_was_ordered_or_reported_there_is_no_drift_and_no_etag(session: Session) -> None:
     assert drift(row(session)) == []
     assert etag(row(session)) is None
-    take_state(session, SITE, FEEDER, state(1))
+    take_state(session, SITE, FEEDER, state(1), NOW)
     assert drift(row(session)) == []
 
 
@@ -130,7 +142,7 @@ def test_feeders_and_revisions_come_in_pages(session: Session) -> None:
 
 
 def test_a_doses_duration_is_its_grams_over_the_reported_rate_with_room_to_spare(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state(1))
+    take_state(session, SITE, FEEDER, state(1), NOW)
     assert timedelta(seconds=100) < dose_duration(1250, row(session)) < timedelta(seconds=200)
 
 

@@ -13,13 +13,13 @@ from sqlmodel import Session, select
 
 from hub import settlement, waiting
 from hub.command_states import CommandState
-from hub.commands import stories
 from hub.database import Database
 from hub.errors import ConfigChanged, ConfigUnknown, HubError, InvalidOrder, KeyReused, NotFound, Stopped
 from hub.feeders import etag, take_state
 from hub.models import Command, CommandStep, ConfigRevision, Feeder, IdempotencyKey, Site
 from hub.orders import Key, Order, merge_patch, place, placed_before, to_message
 from hub.protocol.messages import FeederConfig
+from hub.stories import stories
 from tests.hub.conftest import (
     CONFIG,
     DESK,
@@ -55,7 +55,7 @@ def feeder(session: Session) -> Feeder:
 
 def known(session: Session, **reported: Any) -> Feeder:
     """The farm has told its config."""
-    taken = take_state(session, SITE, FEEDER, state(**({"config_version": 7, "local_rev": 3} | reported)))
+    taken = take_state(session, SITE, FEEDER, state(**({"config_version": 7, "local_rev": 3} | reported)), NOW)
     assert taken is not None
     return feeder(session)
 
@@ -327,11 +327,10 @@ def test_a_stop_latches_and_raises_the_epoch_in_the_same_transaction(session: Se
     assert message.journal_id is None
 
 
-def test_each_stop_raises_the_epoch_and_later_commands_carry_it(session: Session) -> None:
-    placed(session, order("stop_all", None), to=None)
-    placed(session, order("stop_all", None), to=None)
-    release = placed(session, order("release", None))
-    assert release.stop_epoch == 2
+def test_each_stop_and_each_release_raises_the_epoch_and_later_commands_carry_it(session: Session) -> None:
+    epochs = [placed(session, order(name, None), to=None).stop_epoch for name in ("stop_all", "stop_all", "release")]
+    session.flush()
+    assert [*epochs, placed(session, order("pause")).stop_epoch] == [1, 2, 3, 3]
 
 
 def test_a_stop_names_no_session_even_where_one_is_alive(session: Session) -> None:
@@ -343,6 +342,11 @@ def test_a_stop_names_no_session_even_where_one_is_alive(session: Session) -> No
 def test_while_the_stop_is_latched_nothing_moves(session: Session, name: str) -> None:
     placed(session, order("stop_all", None), to=None)
     refused(session, order(name, args={"grams": 250.0} if name == "feed" else {}), Stopped)
+
+
+def test_while_the_stop_is_latched_a_feeder_can_be_paused(session: Session) -> None:
+    placed(session, order("stop_all", None), to=None)
+    assert placed(session, order("pause")).state is CommandState.SENT
 
 
 def test_while_the_stop_is_latched_no_config_is_changed(session: Session) -> None:

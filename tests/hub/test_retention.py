@@ -136,7 +136,7 @@ def test_what_a_feeder_waits_for_stays(session: Session, column: str) -> None:
 
 
 def test_the_revisions_that_a_feeder_has_and_is_to_have_stay(session: Session) -> None:
-    take_state(session, SITE, FEEDER, state(config_version=2))
+    take_state(session, SITE, FEEDER, state(config_version=2), NOW)
     session.get_one(Feeder, (SITE, FEEDER)).desired_version = 3
     for version in (1, 2, 3):
         revision(session, LONG_AGO, version)
@@ -162,6 +162,14 @@ def test_an_event_of_a_farm_whose_clock_is_years_behind_stays(session: Session) 
 
 def test_who_is_there_since_long_stays(session: Session) -> None:
     session.connection().execute(insert(PRESENCE), {"site_id": SITE, "session": "s", "began_at": LONG_AGO})
+    assert thin_all(session) == 0
+
+
+@pytest.mark.parametrize("open_state", [state for state in S if state not in SETTLED])
+def test_the_key_of_an_open_command_stays_however_old_it_is(session: Session, open_state: CommandState) -> None:
+    this = command(session, LONG_AGO, open_state)
+    session.add(IdempotencyKey(owner="a", key="k", fingerprint="f", command_id=this, created_at=LONG_AGO))
+    session.flush()
     assert thin_all(session) == 0
 
 

@@ -27,7 +27,7 @@ LIMIT_G = 1000.0
 def farm(session: Session) -> Session:
     """A feeder whose farm has told that 1000 g a day are the limit."""
     config = CONFIG | {"daily_limit_g": LIMIT_G}
-    assert take_state(session, SITE, FEEDER, state(config=config, config_version=7)) is not None
+    assert take_state(session, SITE, FEEDER, state(config=config, config_version=7), NOW) is not None
     return session
 
 
@@ -90,12 +90,17 @@ def test_what_was_fed_yesterday_by_the_sites_clock_does_not_count(farm: Session)
     refused(farm, 900, after(60))
 
 
-@pytest.mark.parametrize(("end", "left_g"), [("rejected", 1000), ("applied", 400), ("failed", 400)])
+@pytest.mark.parametrize(("end", "left_g"), [("rejected", 1000), ("applied", 400), ("failed", 1000)])
 def test_a_dose_counts_as_long_as_it_may_have_been_fed(farm: Session, end: str, left_g: float) -> None:
     command = dose(farm, 600)
     answer(farm, command, end, after(1))
     error = refused(farm, 1001, after(60))
     assert error.faults[0].left_today_g == left_g
+
+
+def test_a_dose_that_failed_counts_with_what_was_fed_until_then(farm: Session) -> None:
+    answer(farm, dose(farm, 600), "failed", after(1), code="jammed", dispensed_g=150.0)
+    assert refused(farm, 1001, after(60)).faults[0].left_today_g == 850
 
 
 def test_a_dose_that_was_not_executed_does_not_count_and_one_that_is_unknown_does(farm: Session) -> None:

@@ -10,12 +10,12 @@ from sqlmodel import Session, select
 
 from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
-from hub.commands import stories
 from hub.database import Database
 from hub.feeders import drift, take_state
 from hub.models import Command, ConfigRevision, Feeder, Site
 from hub.protocol.messages import Outcome
 from hub.settlement import Settled
+from hub.stories import stories
 from tests.hub.conftest import CONFIG, DESK, FEEDER, NOW, SITE, TO, after, config_order, order, placed, reply, state
 
 pytestmark = pytest.mark.both_databases
@@ -55,13 +55,17 @@ def now_is(session: Session, command: Command) -> Command:
     return session.get_one(Command, command.id)
 
 
+def dispensed_g(session: Session, command: Command) -> float | None:
+    return (now_is(session, command).result or {}).get("dispensed_g")
+
+
 def feeder(session: Session) -> Feeder:
     session.flush()
     return session.get_one(Feeder, (SITE, FEEDER), populate_existing=True)
 
 
 def farm_tells(session: Session, seq: int = 1, **reported: Any) -> None:
-    take_state(session, SITE, FEEDER, state(seq, **({"config_version": 7, "local_rev": 3} | reported)))
+    take_state(session, SITE, FEEDER, state(seq, **({"config_version": 7, "local_rev": 3} | reported)), NOW)
 
 
 def local_revisions(session: Session) -> list[tuple[int, int]]:
@@ -138,6 +142,7 @@ def test_a_final_reply_that_contradicts_an_earlier_one_is_told_and_changes_no_st
     assert settled.contradiction
     row = now_is(session, command)
     assert (row.state, row.settled_at) == (first, after(2))
+    assert row.result == {"contradiction": f"{second} came after {first}"}
 
 
 def test_of_two_doses_told_the_larger_counts_and_the_contradiction_is_told(session: Session) -> None:
@@ -145,30 +150,30 @@ def test_of_two_doses_told_the_larger_counts_and_the_contradiction_is_told(sessi
     answer(session, command, "failed", dispensed_g=100.0)
     settled = answer(session, command, "applied", dispensed_g=250.0)
     assert settled.contradiction
-    assert now_is(session, command).result == {"dispensed_g": 250.0}
+    assert dispensed_g(session, command) == 250.0
     assert answer(session, command, "failed", dispensed_g=100.0).contradiction
-    assert now_is(session, command).result == {"dispensed_g": 250.0}
+    assert dispensed_g(session, command) == 250.0
 
 
 def test_a_larger_dose_told_later_counts_though_the_state_is_the_same(session: Session) -> None:
     command = dose(session)
     answer(session, command, "applied", dispensed_g=200.0)
     assert answer(session, command, "applied", dispensed_g=250.0).contradiction
-    assert now_is(session, command).result == {"dispensed_g": 250.0}
+    assert dispensed_g(session, command) == 250.0
 
 
 def test_a_smaller_dose_told_later_is_raised_and_does_not_count(session: Session) -> None:
     command = dose(session)
     answer(session, command, "applied", dispensed_g=250.0)
     assert answer(session, command, "applied", dispensed_g=200.0).contradiction
-    assert now_is(session, command).result == {"dispensed_g": 250.0}
+    assert dispensed_g(session, command) == 250.0
 
 
 def test_a_dose_told_first_without_grams_gets_them_later(session: Session) -> None:
     command = dose(session)
     answer(session, command, "applied")
     answer(session, command, "applied", dispensed_g=250.0)
-    assert now_is(session, command).result == {"dispensed_g": 250.0}
+    assert dispensed_g(session, command) == 250.0
 
 
 def test_a_reply_of_another_site_changes_nothing(session: Session) -> None:
@@ -303,6 +308,44 @@ def test_a_late_outcome_does_not_undo_an_edit_made_on_the_farm_meanwhile(session
     assert local_revisions(session) == before
 
 
+@pytest.mark.parametrize("state_first", [False, True])
+def test_a_change_that_proves_applied_after_a_newer_one_came_to_nothing_is_what_is_wanted(
+    session: Session, state_first: bool
+) -> None:
+    farm_tells(session)
+    older = overdue(session, change(session))
+    newer = placed(session, config_order(args=CONFIG | {"meal_g": 400.0}))
+    answer(session, newer, "rejected", code="not_remote")
+    assert feeder(session).desired_config == CONFIG
+    if state_first:
+        farm_tells(session, 2, config=NEW_CONFIG, config_version=8)
+    outcome(session, older, "applied", config=NEW_CONFIG, config_version=8, local_rev=3)
+    row = feeder(session)
+    assert (row.desired_config, row.desired_version, row.reported_config) == (NEW_CONFIG, 8, NEW_CONFIG)
+    assert drift(row) == []
+
+
+def test_a_change_that_proves_applied_late_leaves_the_drift_of_an_edit_made_upon_it(session: Session) -> None:
+    farm_tells(session)
+    older = overdue(session, change(session))
+    answer(session, placed(session, config_order(args=CONFIG | {"meal_g": 400.0})), "rejected", code="not_remote")
+    farm_tells(session, 2, config=FARM_CONFIG, config_version=8, local_rev=4)
+    outcome(session, older, "applied", config=NEW_CONFIG, config_version=8, local_rev=3)
+    row = feeder(session)
+    assert (row.desired_config, row.desired_version, row.reported_config) == (NEW_CONFIG, 8, FARM_CONFIG)
+
+
+def test_an_older_change_that_proves_applied_late_is_not_wanted_again(session: Session) -> None:
+    farm_tells(session)
+    older = overdue(session, change(session))
+    newest = CONFIG | {"meal_g": 400.0}
+    newer = placed(session, config_order(args=newest))
+    answer(session, newer, "applied", config=newest, config_version=9, local_rev=3)
+    outcome(session, older, "applied", config=NEW_CONFIG, config_version=8, local_rev=3)
+    row = feeder(session)
+    assert (row.desired_config, row.desired_version, row.reported_config) == (newest, 9, newest)
+
+
 def test_an_applied_change_without_what_was_read_back_does_not_undo_a_newer_edit(session: Session) -> None:
     farm_tells(session)
     command = overdue(session, change(session))
@@ -367,6 +410,31 @@ def test_of_two_processes_exactly_one_finds_a_command_overdue(database_url: str)
     assert sorted(found) == sorted(ids)
 
 
+def test_of_processes_that_hear_one_reply_at_the_same_moment_none_takes_it_for_a_contradiction(
+    database_url: str,
+) -> None:
+    processes = [Database(database_url) for _ in range(3)]
+    ids = [processes[0].write_now(lambda session: placed(session, order("pause")).id) for _ in range(20)]
+    start = threading.Barrier(len(processes))
+    heard: list[Settled] = []
+
+    def hear(database: Database) -> None:
+        for command_id in ids:
+            said = reply(command_id, "applied")
+            start.wait()
+            heard.append(database.write_now(lambda session, said=said: settlement.take_reply(session, SITE, said, NOW)))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+
+    threads = [threading.Thread(target=hear, args=(database,)) for database in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for database in processes:
+        database.close()
+    assert [settled.moved for settled in heard].count(True) == len(ids)
+    assert {settled.contradiction for settled in heard} == {None}
+
+
 # --- a report's outcomes -----------------------------------------------------------------------------------------
 
 
@@ -421,7 +489,7 @@ def test_after_a_late_reply_the_reports_outcome_comes_too_late(session: Session)
     answer(session, command, "applied", 20, dispensed_g=250.0)
     assert not outcome(session, command, "not_seen").moved
     row = now_is(session, command)
-    assert (row.state, row.result) == (S.APPLIED, {"dispensed_g": 250.0})
+    assert (row.state, dispensed_g(session, row)) == (S.APPLIED, 250.0)
 
 
 def test_what_was_declared_not_executed_and_then_reported_as_done_is_raised(session: Session) -> None:
@@ -430,7 +498,7 @@ def test_what_was_declared_not_executed_and_then_reported_as_done_is_raised(sess
     settled = answer(session, command, "applied", 40, dispensed_g=250.0)
     assert settled.contradiction
     row = now_is(session, command)
-    assert (row.state, row.result) == (S.NOT_EXECUTED, {"dispensed_g": 250.0})
+    assert (row.state, dispensed_g(session, row)) == (S.NOT_EXECUTED, 250.0)
 
 
 def test_an_outcome_of_another_sites_command_changes_nothing(session: Session) -> None:
@@ -525,6 +593,27 @@ def test_of_two_processes_exactly_one_asks(database_url: str) -> None:
     assert len(asked) == len(set(asked)) == 20
 
 
+@pytest.mark.parametrize("name", ["ping", "report"])
+def test_a_question_without_a_reply_is_not_asked_about_and_ends_by_the_clock(session: Session, name: str) -> None:
+    question = overdue(session, placed(session, order(name, None)))
+    assert SITE not in settlement.sites_to_ask(session, after(30))
+    for at_once in (False, True):
+        assert settlement.lease_questions(session, SITE, after(30), at_once=at_once) == ([], None)
+    assert placed(session, order("report", None), after(30)).args == {"commands": []}
+    minute_s = settlement.ANSWERED_WITHIN.total_seconds()
+    assert settlement.end_unanswered(session, after(9.999 + minute_s)) == []
+    (ended,) = settlement.end_unanswered(session, after(10 + minute_s))
+    assert (ended.id, ended.state, ended.code) == (question.id, S.FAILED, "no_reply")
+    assert settlement.end_unanswered(session, after(10 + minute_s)) == []
+
+
+def test_a_question_that_is_answered_late_was_answered(session: Session) -> None:
+    question = overdue(session, placed(session, order("ping", None)))
+    answer(session, question, "applied", 40)
+    assert settlement.end_unanswered(session, after(1000)) == []
+    assert now_is(session, question).state == S.APPLIED
+
+
 # --- stop and release --------------------------------------------------------------------------------------------
 
 
@@ -536,6 +625,18 @@ def test_a_latched_stop_is_sent_again_and_never_asked_about(session: Session) ->
     assert again.id == stop.id
     session.flush()
     assert settlement.lease_questions(session, SITE, after(11.5), at_once=False) == ([], None)
+
+
+def test_a_stop_that_another_one_replaced_while_the_site_was_away_was_never_executed(session: Session) -> None:
+    first = placed(session, order("stop_all", None), to=None)
+    second = placed(session, order("stop_all", None), after(1), to=None)
+    overdue(session, first)
+    overdue(session, second)
+    ids, again = settlement.lease_questions(session, SITE, after(20), at_once=True)
+    assert (ids, again and again.id) == ([first.id], second.id)
+    outcome(session, first, "not_seen")
+    assert now_is(session, first).state == S.NOT_EXECUTED
+    assert session.get_one(Site, SITE).stop_command_id == second.id
 
 
 def test_a_confirmed_stop_is_told_again_to_a_new_session_only(session: Session) -> None:
@@ -556,7 +657,7 @@ def test_an_applied_release_clears_the_latch(session: Session) -> None:
     answer(session, release, "applied")
     session.expire_all()
     site = session.get_one(Site, SITE)
-    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (None, None, 1)
+    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (None, None, 2)
     assert settlement.lease_questions(session, SITE, after(20), at_once=True) == ([], None)
 
 
@@ -576,7 +677,44 @@ def test_a_release_never_clears_a_stop_that_was_ordered_after_it(session: Sessio
     answer(session, release, "applied", 2)
     session.expire_all()
     site = session.get_one(Site, SITE)
-    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (after(1), second.id, 2)
+    assert (site.stopped_at, site.stop_command_id, site.stop_epoch) == (after(1), second.id, 3)
+
+
+def test_a_stop_whose_release_came_to_nothing_goes_on_and_does_not_look_older_than_it(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    release = placed(session, order("release", None))
+    answer(session, release, "rejected", code="not_remote")
+    again = settlement.lease_questions(session, SITE, after(20), at_once=True)[1]
+    assert again is not None
+    assert (again.id, again.stop_epoch) == (stop.id, release.stop_epoch)
+
+
+def test_the_second_of_two_releases_may_be_lost(session: Session) -> None:
+    placed(session, order("stop_all", None), to=None)
+    first = placed(session, order("release", None))
+    placed(session, order("release", None))
+    answer(session, first, "applied")
+    session.expire_all()
+    assert session.get_one(Site, SITE).stopped_at is None
+
+
+def test_a_stop_that_looks_old_to_its_desktop_is_told_again_with_a_higher_epoch(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    answer(session, stop, "rejected", code="stale_epoch")
+    assert now_is(session, stop).state == S.UNKNOWN
+    again = settlement.lease_questions(session, SITE, after(1), at_once=False)[1]
+    assert again is not None
+    assert again.stop_epoch == session.get_one(Site, SITE).stop_epoch == int(after(1).timestamp())
+
+
+def test_a_stop_that_a_release_has_outrun_is_not_told_again(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    release = placed(session, order("release", None))
+    answer(session, stop, "rejected", code="stale_epoch")
+    assert now_is(session, stop).state == S.REJECTED
+    answer(session, release, "applied")
+    session.expire_all()
+    assert session.get_one(Site, SITE).stopped_at is None
 
 
 def test_a_late_release_told_by_a_report_clears_the_latch_too(session: Session) -> None:
@@ -602,6 +740,24 @@ def test_a_stop_that_some_plc_has_not_confirmed_goes_on_and_may_still_be_confirm
     assert now_is(session, stop).result == {"feeders": partly}
     answer(session, stop, "applied", feeders={"f1": {"confirmed": True}, "f2": {"confirmed": True}})
     assert now_is(session, stop).state == S.APPLIED
+
+
+def test_what_a_confirmed_stop_was_settled_with_is_not_overwritten_by_a_later_partial_reply(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    confirmed = {"f1": {"confirmed": True}, "f2": {"confirmed": True}}
+    answer(session, stop, "applied", feeders=confirmed)
+    later = answer(session, stop, "failed", 60, feeders={"f1": {"confirmed": False, "code": "plc_lost"}})
+    assert (later.moved, later.contradiction) == (False, None)
+    assert now_is(session, stop).result == {"feeders": confirmed}
+
+
+def test_a_stop_that_failed_without_naming_a_feeder_is_sent_again_too(session: Session) -> None:
+    stop = placed(session, order("stop_all", None), to=None)
+    answer(session, stop, "failed", code="plc_lost")
+    assert now_is(session, stop).state == S.RECEIVED
+    overdue(session, stop)
+    _, again = settlement.lease_questions(session, SITE, after(20), at_once=False)
+    assert again is not None
 
 
 # --- the whole table ---------------------------------------------------------------------------------------------

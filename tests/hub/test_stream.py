@@ -182,7 +182,14 @@ async def test_redis_keeps_about_as_many_entries_as_it_is_told(store: Store) -> 
     [
         *((text, True) for text in ("0-0", "1700000000000-12")),
         *((text, False) for text in ("", "1", "1-", "a-1", "+", "$", "1-1-1", "-1-1", "9" * 50 + "-1")),
+        *((text, False) for text in ("9" * 20 + "-1", f"1-{2**64}", "١-١")),
     ],
 )
 def test_an_entry_id_is_two_numbers_with_a_dash(text: str, valid: bool) -> None:
     assert is_entry_id(text) is valid
+
+
+async def test_the_highest_entry_id_is_one_for_redis_too(store: Store) -> None:
+    highest = f"{2**64 - 2}-{2**64 - 2}"
+    assert is_entry_id(highest)
+    assert await store.call("XRANGE", STREAM_KEY, f"({highest}", "+") == []

@@ -9,12 +9,12 @@ from sqlmodel import Session, select
 
 from hub import settlement, waiting
 from hub.command_states import CommandState
-from hub.commands import stories
 from hub.errors import DesktopOffline, LivenessUnknown, Stopped
 from hub.feeders import take_state
 from hub.liveness import AliveSession
 from hub.models import Command, ConfigRevision, Feeder
 from hub.orders import Desk
+from hub.stories import stories
 from tests.hub.conftest import (
     CONFIG,
     DESK,
@@ -62,7 +62,7 @@ def feeder(session: Session) -> Feeder:
 
 
 def farm_tells(session: Session, seq: int = 1, **reported: Any) -> None:
-    take_state(session, SITE, FEEDER, state(seq, **({"config_version": 7, "local_rev": 3} | reported)))
+    take_state(session, SITE, FEEDER, state(seq, **({"config_version": 7, "local_rev": 3} | reported)), NOW)
 
 
 def answer(session: Session, command: Command, status: str, at: datetime, **told: Any) -> settlement.Settled:
@@ -160,14 +160,14 @@ def test_a_farm_that_is_ahead_of_a_restored_database_gets_a_version_that_is_newe
 def test_while_the_stop_is_latched_nothing_that_waits_is_sent_and_its_time_runs_on(session: Session) -> None:
     farm_tells(session)
     command = change(session)
-    stop = placed(session, order("stop_all", None), to=None)
+    placed(session, order("stop_all", None), to=None)
     assert send(session, after(60)) == []
     with pytest.raises(Stopped):
         change(session)
     release = placed(session, order("release", None))
     answer(session, release, "applied", after(70))
     [sent] = send(session, after(80))
-    assert (sent.id, sent.stop_epoch) == (command.id, stop.stop_epoch)
+    assert (sent.id, sent.stop_epoch) == (command.id, release.stop_epoch)
     later = change(session, at=after(90))
     placed(session, order("stop_all", None), to=None)
     [expired] = waiting.expire_waiting(session, after(90 + 3600))

@@ -98,8 +98,12 @@ class Judge:
             if is_now == "sent" and stopped:
                 self._fault(f"{name} {command_id} waited, and is sent although the stop is latched")
 
-    def published(self, _topic: str, payload: bytes) -> None:
-        """A hub process publishes. A dose is never sent twice."""
+    def published(self, hub_id: str, _topic: str, payload: bytes) -> None:
+        """A hub process publishes. A dose is never sent twice, and whoever says a stop hears its reply."""
+        if b'"name":"stop_all"' in payload:
+            reply_to = json.loads(payload)["reply_to"]
+            if not reply_to.endswith(f"/{hub_id}"):
+                self._fault(f"hub {hub_id} says a stop whose reply goes to {reply_to}")
         if b'"name":"feed"' in payload:
             command_id = json.loads(payload)["id"]
             if command_id in self._doses_sent:
@@ -268,9 +272,9 @@ class Judge:
     def _judge_configs(self) -> None:
         journal = self._farm.journal
         assert journal is not None
-        for name, reported, version, local_rev, pending, in_flight in self._raw.execute(
-            "SELECT id, reported_config, reported_version, local_rev, pending_command_id, in_flight_command_id "
-            "FROM feeder"
+        for name, reported, version, local_rev, pending, in_flight, desired in self._raw.execute(
+            "SELECT id, reported_config, reported_version, local_rev, pending_command_id, in_flight_command_id, "
+            "desired_config FROM feeder"
         ).fetchall():
             registers = self._farm.plc[name].registers
             there = (registers.config.model_dump(), journal.config_version(name), registers.local_rev)
@@ -278,6 +282,19 @@ class Judge:
                 self._fault(f"config of {name}: reported {reported} {version}.{local_rev}, there is {there}")
             if pending or in_flight:
                 self._fault(f"a change of {name} is still held to be open: {pending} or {in_flight}")
+            if desired is not None and json.loads(desired) != json.loads(reported) and not self._may_drift(name):
+                self._fault(f"config of {name}: wanted {desired}, and nobody on the farm has made it {reported}")
+
+    def _may_drift(self, feeder: str) -> bool:
+        """Somebody has edited what was applied last, or it cannot be known what was."""
+        return bool(
+            self._count(
+                "SELECT EXISTS (SELECT 1 FROM feeder f JOIN config_revision r ON r.feeder_id = f.id "
+                " AND r.origin = 'local' AND r.version = f.reported_version AND r.local_rev = f.local_rev "
+                f"WHERE f.id = '{feeder}') OR EXISTS (SELECT 1 FROM command "
+                f" WHERE feeder_id = '{feeder}' AND name = 'set_config' AND state = 'unresolved')"
+            )
+        )
 
     def _judge_events(self) -> None:
         stored = {event_id for (event_id,) in self._raw.execute("SELECT id FROM feeder_event")}

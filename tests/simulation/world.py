@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -173,7 +173,7 @@ class World:
         self._keys.gone = key_gone
         self._broker.overheard = self._judge.overheard
         for process in self._processes:
-            process.published = self._judge.published
+            process.published = partial(self._judge.published, process.hub_id)
             process.heard = lambda letter, process=process: self._judge.heard(process, letter)  # type: ignore[misc]
         self._loop.set_exception_handler(self._on_exception)
 
