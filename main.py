@@ -62,7 +62,7 @@ from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
 from hub.store import Store
 from hub.stream import LiveStream
-from hub.tasks import Tasks
+from hub.tasks import GoingOn, Tasks
 from hub.valkey import embedded_valkey
 
 LINK_WITHIN_S: Final = 5.0
@@ -382,13 +382,13 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
             timeout_graceful_shutdown=HTTP_STOPS_WITHIN_S,
         )
     )
-    serving = asyncio.create_task(server.serve([listening]), name="http")
-    try:
-        yield
-    finally:
-        services.stream.end_listeners()  # uvicorn waits for open streams
-        server.should_exit = True
-        await serving
+    async with GoingOn(lambda: server.serve([listening]), "http") as serving:
+        try:
+            yield
+        finally:
+            services.stream.end_listeners()  # uvicorn waits for open streams
+            server.should_exit = True
+            await asyncio.wait({serving})
 
 
 # --- the command line -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy.exc
@@ -28,6 +29,7 @@ from sqlmodel import Session
 
 from hub.errors import HubError
 from hub.statements import run_on
+from hub.tasks import GoingOn
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -41,6 +43,7 @@ _GATHERING_ENDS_AFTER_S: Final = 0.005
 _PAUSE_BETWEEN_BATCHES_S: Final = 0.001
 """Back-to-back commits would starve a second writer, as the command line beside a running hub is."""
 _WRITE_TRIES: Final = 3
+_CLOSED: Final = "the database is closed"
 _DEADLOCK_DETECTED: Final = "40P01"
 """PostgreSQL ends one of two transactions that wait for each other's rows."""
 
@@ -110,6 +113,14 @@ class _Pending:
     work: Work
     done: asyncio.Future[Any]
 
+    def answer(self, outcome: Any) -> None:
+        if self.done.done():  # the caller was cancelled; the row stands all the same
+            return
+        if isinstance(outcome, BaseException):
+            self.done.set_exception(outcome)
+        else:
+            self.done.set_result(outcome)
+
 
 class Database:
     """`async with Database(url) as database`: the tables are there and at the newest version."""
@@ -122,7 +133,9 @@ class Database:
         self._readers = ThreadPoolExecutor(_READ_THREADS, "database-read")
         self._pending: list[_Pending] = []
         self._arrived = asyncio.Event()
+        self._writing = GoingOn(self._write_batches, "database-write")
         self._task: asyncio.Task[None] | None = None
+        self._is_open = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -134,16 +147,22 @@ class Database:
         except BaseException:
             self.close()
             raise
-        self._task = asyncio.create_task(self._write_batches(), name="database-write")
+        self._is_open = True
+        self._task = await self._writing.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """What was handed in is still written; then the threads and connections end."""
-        if self._task is not None:
+        try:
+            self._is_open = False
             self._arrived.set()
-            task, self._task = self._task, None
-            await task
-        self.close()
+            assert self._task is not None
+            await asyncio.wait({self._task})
+            await self._writing.__aexit__(kind, error, trace)
+        finally:
+            self.close()
 
     def close(self) -> None:
         self._writer.shutdown()
@@ -161,8 +180,8 @@ class Database:
         (it refuses) only before it has written anything: the transaction goes on with the work of others.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        if self._task is None:
-            raise RuntimeError("the database is closed")
+        if not self._is_open:
+            raise RuntimeError(_CLOSED)
         self._pending.append(_Pending(work, done))
         self._arrived.set()
         return await done
@@ -173,24 +192,23 @@ class Database:
 
     async def _write_batches(self) -> None:
         loop = asyncio.get_running_loop()
-        last_batch = 0
-        while self._pending or self._task is not None:
-            if not self._pending:
-                await self._arrived.wait()
-                self._arrived.clear()
-                continue
-            await self._gather(last_batch)
-            batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
-            last_batch = len(batch)
-            outcomes = await loop.run_in_executor(self._writer, self._commit, [pending.work for pending in batch])
-            for pending, outcome in zip(batch, outcomes, strict=True):
-                if pending.done.done():  # the caller was cancelled; the row stands all the same
+        batch: list[_Pending] = []
+        try:
+            while self._pending or self._is_open:
+                if not self._pending:
+                    await self._arrived.wait()
+                    self._arrived.clear()
                     continue
-                if isinstance(outcome, BaseException):
-                    pending.done.set_exception(outcome)
-                else:
-                    pending.done.set_result(outcome)
-            await asyncio.sleep(_PAUSE_BETWEEN_BATCHES_S)
+                await self._gather(len(batch))
+                batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+                outcomes = await loop.run_in_executor(self._writer, self._commit, [pending.work for pending in batch])
+                for pending, outcome in zip(batch, outcomes, strict=True):
+                    pending.answer(outcome)
+                await asyncio.sleep(_PAUSE_BETWEEN_BATCHES_S)
+        finally:  # if it died, nobody waits for it
+            self._is_open = False
+            for pending in (*batch, *self._pending):
+                pending.answer(RuntimeError(_CLOSED))
 
     async def _gather(self, last_batch: int) -> None:
         """While it goes on coming, wait for as much work as the last transaction had: a transaction has its price.

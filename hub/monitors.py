@@ -1,7 +1,6 @@
 """Monitors: MQTT users of tools that only read: the broker's figures and, if wanted, the topics of one site."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hub.errors import AlreadyExists, NotFound
 from hub.models import Monitor
 from hub.protocol.topics import Identity
 from hub.sites import check_id, get_site
+from hub.tasks import GoingOn
 
 USER_PREFIX: Final = "monitor-"
 """What a monitor's MQTT user name begins with; `monitor` is reserved, so no site is ever called so."""
@@ -99,13 +99,8 @@ class MonitorLogins:
     @asynccontextmanager
     async def watched(self, disconnect: Callable[[str], Awaitable[object]]) -> AsyncIterator[None]:
         """Inside the block the connections of a monitor that is no more are ended; `disconnect` takes its user name."""
-        task = asyncio.create_task(self._look_again_and_again(disconnect), name="monitor logins")
-        try:
+        async with GoingOn(lambda: self._look_again_and_again(disconnect), "monitor logins"):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _look_again_and_again(self, disconnect: Callable[[str], Awaitable[object]]) -> None:
         while True:

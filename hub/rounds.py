@@ -1,7 +1,7 @@
 """What the hub does by the clock, twice a second: notice who is gone, and bring overdue commands to their end."""
 
 import asyncio
-import contextlib
+from types import TracebackType
 from typing import Final, Self
 
 import structlog
@@ -17,6 +17,7 @@ from hub.liveness import LivenessKeys
 from hub.protocol.times import utc_now
 from hub.quiet_log import QuietLines
 from hub.stream import LiveStream
+from hub.tasks import GoingOn
 
 ROUND_EVERY_S: Final = 0.5
 
@@ -41,17 +42,16 @@ class Rounds:
         self._commands = commands
         self._conversation = conversation
         self._lines = lines
-        self._task: asyncio.Task[None] | None = None
+        self._going_on = GoingOn(self._go_on, "rounds")
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._go_on(), name="rounds")
+        await self._going_on.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._going_on.__aexit__(kind, error, trace)
 
     async def _go_on(self) -> None:
         while True:

@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +13,15 @@ import pytest
 
 from tests.end_to_end.conftest import StartFarm
 from tests.end_to_end.events import EventStream
-from tests.end_to_end.hub_process import HubProcess, children_of, feeder_hub, feeder_hub_json, is_running, until
+from tests.end_to_end.hub_process import (
+    HubProcess,
+    children_of,
+    environment,
+    feeder_hub,
+    feeder_hub_json,
+    is_running,
+    until,
+)
 
 STOPS_WITHIN_S = 5.0
 
@@ -70,6 +80,33 @@ def test_a_terminal_that_is_closed_ends_the_hub_cleanly(demo: HubProcess) -> Non
     ended = demo.child.stop(signal.SIGHUP)
     assert (ended.code, ended.after_s < STOPS_WITHIN_S) == (0, True)
     assert not [line for pid, line in children.items() if is_running(pid)]
+
+
+WITH_A_MISTAKE = """
+import asyncio, sys
+import hub.rounds, main
+
+async def mistaken(self):
+    await asyncio.sleep(0.5)
+    raise LookupError("by mistake")
+
+hub.rounds.Rounds.go_round = mistaken
+main.main()
+"""
+
+
+def test_a_hub_of_which_a_part_has_died_ends_and_says_so_to_whoever_starts_it_anew(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITH_A_MISTAKE, "serve", "--data-dir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--http-port", "0", "--mqtt-port", "0"],
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "The hub cannot go on: rounds died of LookupError('by mistake')."
 
 
 def test_a_killed_hub_leaves_no_orphan_and_the_next_goes_on_with_its_data(demo: HubProcess) -> None:
