@@ -23,7 +23,6 @@ import typer
 import uvicorn
 import uvloop
 from prometheus_client import REGISTRY
-from sqlalchemy.exc import OperationalError
 
 from broker.addresses import network_of
 from broker.certificates import TlsFault, TlsFiles
@@ -44,7 +43,7 @@ from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.data_dir import DataDir
-from hub.database import Database, sqlite_url
+from hub.database import AWAY, Database, sqlite_url, why_away
 from hub.errors import HubError
 from hub.housekeeping import Housekeeping
 from hub.ingest import Ingest
@@ -535,11 +534,11 @@ def main() -> None:
     """Entry of the `feeder-hub` command: 0 fine, 1 it failed, 2 the command line or the settings are wrong."""
     try:
         app()
+    except AWAY as error:
+        typer.echo(f"The database cannot be used: {why_away(error)}. `feeder-hub doctor` says more.", err=True)
+        sys.exit(1)
     except HubError as error:
         typer.echo(str(error), err=True)
-        sys.exit(1)
-    except OperationalError as error:
-        typer.echo(f"The database cannot be used: {error.orig}. `feeder-hub doctor` says more.", err=True)
         sys.exit(1)
 
 

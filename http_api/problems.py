@@ -6,6 +6,7 @@ from typing import Any, Final
 from starlette.responses import JSONResponse
 
 from hub import errors
+from hub.database import CommitUnknown, DatabaseAway
 from hub.protocol.times import rfc3339
 from hub.store import StoreUnreachable
 
@@ -62,6 +63,8 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.LivenessUnknown: LIVENESS_UNKNOWN,
     errors.BrokerUnreachable: BROKER_UNREACHABLE,
     StoreUnreachable: STORE_UNREACHABLE,
+    DatabaseAway: DATABASE_UNREACHABLE,
+    CommitUnknown: DATABASE_UNREACHABLE,
 }
 
 

@@ -141,7 +141,7 @@ def restore(url: str, file: Path, now: datetime, progress: Progress) -> Restored
 @contextmanager
 def _opened(url: str) -> Iterator[Database]:
     """As it is: neither made nor brought to another version."""
-    database = Database(url)
+    database = Database(url, patient=True)
     try:
         yield database
     finally:

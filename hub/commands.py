@@ -13,12 +13,12 @@ from typing import Final
 import structlog
 from prometheus_client import Counter, Histogram
 from sqlalchemy import and_, func
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound, NotUnresolved
 from hub.liveness import AliveSession, LivenessKeys
 from hub.models import Command, CommandRow, CommandStep, JsonObject
@@ -176,9 +176,9 @@ class Commands:
             try:
                 overdue = await self.mark_overdue(only=command.id)
                 return overdue[0] if overdue else await self.get(command.id)
-            except (OperationalError, InterfaceError) as error:
+            except AWAY as error:
                 # It was sent, whatever the database cannot say now; the rounds go on with it when it is back.
-                log.warning("outcome not known: the database is away", command=command.id, reason=str(error.orig))
+                log.warning("outcome not known: the database is away", command=command.id, reason=why_away(error))
                 return command
 
     # --- what is known -----------------------------------------------------------------------------------------

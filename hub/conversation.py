@@ -14,12 +14,11 @@ from typing import Final
 
 import structlog
 from prometheus_client import Histogram
-from sqlalchemy.exc import InterfaceError, OperationalError
 from ulid import ULID
 
 from hub import settlement
 from hub.commands import Commands
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.liveness import AliveSession
 from hub.models import JsonObject
 from hub.orders import Desk
@@ -228,8 +227,8 @@ class Conversation:
         due, self._to_be_thanked = self._to_be_thanked, {}
         try:
             stop_epochs = await self._database.read(lambda session: stop_epochs_of(session, due))
-        except (OperationalError, InterfaceError) as error:
-            log.warning("thanks for events wait for the next heartbeat", sites=len(due), reason=str(error.orig))
+        except AWAY as error:
+            log.warning("thanks for events wait for the next heartbeat", sites=len(due), reason=why_away(error))
             return
         for site, stop_epoch in stop_epochs.items():
             self._say_thanks(site, due[site], stop_epoch)

@@ -6,10 +6,9 @@ from typing import Final, Self
 
 import structlog
 from prometheus_client import Counter
-from sqlalchemy.exc import DBAPIError
 
 from hub import retention
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.protocol.times import utc_now
 from hub.retention import Kept
 from hub.tasks import GoingOn
@@ -45,8 +44,8 @@ class Housekeeping:
             pause_s = self._look_every_s
             try:
                 pause_s = PAUSE_S if await self._step() else self._look_every_s
-            except DBAPIError as error:
-                log.warning("old rows stay for now", reason=str(error))
+            except AWAY as error:
+                log.warning("old rows stay for now", reason=why_away(error))
             except Exception:
                 log.exception("old rows could not be thinned")
             await asyncio.sleep(pause_s)

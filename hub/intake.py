@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 from prometheus_client import Counter
 from pydantic import BaseModel, ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
 
+from hub.database import AWAY, why_away
 from hub.errors import NotFound
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.link import Message
@@ -85,9 +85,9 @@ class Intake:
         while True:
             try:
                 return await step()
-            except (StoreUnreachable, OperationalError, InterfaceError) as error:
+            except (StoreUnreachable, *AWAY) as error:
                 if not waits:
-                    reason = str(error)
+                    reason = why_away(error)
                     self._rejects.lines.warning("message waits: its store is away", message.topic, reason=reason)
                 waits = True
                 await asyncio.sleep(RETRY_PAUSE_S)

@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, select
 
 from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.errors import AlreadyExists, NotFound
 from hub.models import Monitor
 from hub.protocol.topics import Identity
@@ -107,8 +106,8 @@ class MonitorLogins:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self._cut_off_removed(disconnect)
-            except DBAPIError as error:
-                log.warning("removed monitors may be connected still", reason=str(error.orig))
+            except AWAY as error:
+                log.warning("removed monitors may be connected still", reason=why_away(error))
             except Exception:
                 log.exception("removed monitors may be connected still")
 

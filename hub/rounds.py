@@ -5,12 +5,11 @@ from types import TracebackType
 from typing import Final, Self
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from hub import presence, settlement, waiting
 from hub.commands import Commands
 from hub.conversation import Conversation
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.errors import Unavailable
 from hub.heartbeats import announce_end
 from hub.liveness import LivenessKeys
@@ -63,8 +62,8 @@ class Rounds:
         for duty in (self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
             try:
                 await duty()
-            except (Unavailable, DBAPIError) as error:
-                log.warning("a round was left out", duty=duty.__name__.strip("_"), reason=str(error))
+            except (Unavailable, *AWAY) as error:
+                log.warning("a round was left out", duty=duty.__name__.strip("_"), reason=why_away(error))
             except Exception:
                 log.exception("a round failed", duty=duty.__name__.strip("_"))
 

@@ -386,7 +386,7 @@ async def test_one_refusal_costs_the_other_works_of_its_transaction_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone: list[object] = []
-    monkeypatch.setattr(database, "_commit_alone", alone.append)
+    monkeypatch.setattr(database, "_one_by_one", alone.append)
 
     def refuse(session: Session) -> None:
         raise NotFound("no such thing")
