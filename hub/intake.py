@@ -60,8 +60,7 @@ class Intake:
             lines = self._rejects.lines
             lines.warning("message could not be taken in", repr(error), topic=message.topic, exc_info=error)
             await self._record(address, message, Rejected("internal", repr(error)))
-        finally:
-            self.done(address.kind, message)
+        self.done(address.kind, message)  # not where it was cancelled: the broker has it still
 
     def reject(self, address: Address, message: Message, error: Rejected) -> None:
         """Begin to refuse a message."""
