@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
@@ -633,6 +634,13 @@ async def test_a_nul_in_a_text_is_not_the_schema(process: Process, field: str) -
     await process.link.take(HEARTBEAT, with_nul.encode())
     assert [entry["reason"] for entry in await process.rejects.last(SITE)] == ["not-the-schema"]
     assert not await alive(process)
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_a_time_that_utc_does_not_have_is_not_the_schema(process: Process, at: str) -> None:
+    said = state(1).model_dump(mode="json") | {"at": at}
+    await process.link.take(STATE, json.dumps(said).encode())
+    assert [entry["reason"] for entry in await process.rejects.last(SITE)] == ["not-the-schema"]
 
 
 @pytest.mark.both_databases
