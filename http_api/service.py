@@ -62,7 +62,7 @@ async def _database(services: Services) -> str:
         async with asyncio.timeout(DATABASE_ANSWERS_WITHIN_S):
             await services.database.read(lambda session: session.exec(select(1)).one())
     except (TimeoutError, *AWAY) as error:
-        log.warning("not ready: the database does not answer", reason=why_away(error))
+        log.warning("not ready: the database does not answer", reason=why_away(error) or "it is too slow")
         return "does not answer"
     return "ok"
 
