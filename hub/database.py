@@ -339,6 +339,10 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(7204521)"))
             upgrade(connection)
 
+    def is_there(self) -> bool:
+        """False for an SQLite file that nobody has made yet; to open it would make it."""
+        return not self.is_sqlite or Path(self.url.database or "").exists()
+
     def versions(self) -> tuple[str | None, str]:
         """The version of the tables (None: there are none yet) and the newest one. Raises DatabaseError."""
         with self._opened() as connection:
