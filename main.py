@@ -23,7 +23,6 @@ import typer
 import uvicorn
 import uvloop
 from prometheus_client import REGISTRY
-from sqlalchemy.exc import OperationalError
 
 from broker.addresses import network_of
 from broker.certificates import TlsFault, TlsFiles
@@ -45,7 +44,7 @@ from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.data_dir import DataDir
-from hub.database import Database, sqlite_url
+from hub.database import AWAY, Database, sqlite_url, why_away
 from hub.errors import HubError
 from hub.housekeeping import Housekeeping
 from hub.ingest import Ingest
@@ -63,7 +62,7 @@ from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
 from hub.store import Store
 from hub.stream import LiveStream
-from hub.tasks import Tasks
+from hub.tasks import GoingOn, Tasks
 from hub.valkey import embedded_valkey
 
 LINK_WITHIN_S: Final = 5.0
@@ -386,13 +385,13 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
             timeout_graceful_shutdown=HTTP_STOPS_WITHIN_S,
         )
     )
-    serving = asyncio.create_task(server.serve([listening]), name="http")
-    try:
-        yield
-    finally:
-        services.stream.end_listeners()  # uvicorn waits for open streams
-        server.should_exit = True
-        await serving
+    async with GoingOn(lambda: server.serve([listening]), "http") as serving:
+        try:
+            yield
+        finally:
+            services.stream.end_listeners()  # uvicorn waits for open streams
+            server.should_exit = True
+            await asyncio.wait({serving})
 
 
 # --- the command line -------------------------------------------------------------------------------------------
@@ -539,11 +538,11 @@ def main() -> None:
     """Entry of the `feeder-hub` command: 0 fine, 1 it failed, 2 the command line or the settings are wrong."""
     try:
         app()
+    except AWAY as error:
+        typer.echo(f"The database cannot be used: {why_away(error)}. `feeder-hub doctor` says more.", err=True)
+        sys.exit(1)
     except HubError as error:
         typer.echo(str(error), err=True)
-        sys.exit(1)
-    except OperationalError as error:
-        typer.echo(f"The database cannot be used: {error.orig}. `feeder-hub doctor` says more.", err=True)
         sys.exit(1)
 
 

@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl
 
 import structlog
 from pydantic import BaseModel, ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.responses import Response
 
 from http_api import problems
@@ -17,7 +16,7 @@ from http_api.requests import BodyTooLarge, Request
 from http_api.schemas import NoQuery, Query
 from hub.accounts import Caller, Right, caller_of
 from hub.commands import Commands
-from hub.database import Database
+from hub.database import AWAY, Database, DatabaseAway, why_away
 from hub.errors import HubError, InvalidOrder, NotFound
 from hub.feeders import faults_of
 from hub.liveness import LivenessKeys
@@ -143,11 +142,11 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
         if operation.body is not None:
             body = parse_body(operation.body, await request.body(services.max_body_bytes))
         return await operation.handle(Call(request, services, caller, query, body))
+    except AWAY as error:
+        log.error("the database does not answer", reason=why_away(error))
+        return problem_of(error if isinstance(error, HubError) else DatabaseAway(why_away(error)))
     except HubError as error:
         return problem_of(error)
-    except (OperationalError, InterfaceError) as error:
-        log.error("the database does not answer", reason=str(error.orig))
-        return problem(problems.DATABASE_UNREACHABLE, "Nothing was sent. Try again soon.", {"Retry-After": "1"})
     except BodyTooLarge:
         return problem(problems.TOO_LARGE, f"A body has at most {services.max_body_bytes} bytes here.")
 

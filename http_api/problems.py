@@ -7,6 +7,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from hub import errors
+from hub.database import CommitUnknown, DatabaseAway
 from hub.protocol.times import rfc3339
 from hub.store import StoreUnreachable
 
@@ -63,6 +64,8 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.LivenessUnknown: LIVENESS_UNKNOWN,
     errors.BrokerUnreachable: BROKER_UNREACHABLE,
     StoreUnreachable: STORE_UNREACHABLE,
+    DatabaseAway: DATABASE_UNREACHABLE,
+    CommitUnknown: DATABASE_UNREACHABLE,
 }
 
 

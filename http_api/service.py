@@ -2,19 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import select
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from http_api.operations import Services
 from http_api.problems import ALL
 from http_api.requests import Request
+from hub.database import AWAY, why_away
 from hub.errors import Unavailable
+
+DATABASE_ANSWERS_WITHIN_S: Final = 2.0
+"""As Redis does: whoever asks whether the hub is ready waits for a few seconds only."""
 
 log = structlog.get_logger()
 
@@ -54,9 +58,10 @@ async def metrics(_request: Request) -> Response:
 
 async def _database(services: Services) -> str:
     try:
-        await services.database.read(lambda session: session.exec(select(1)).one())
-    except DBAPIError as error:
-        log.warning("not ready: the database does not answer", reason=str(error.orig))
+        async with asyncio.timeout(DATABASE_ANSWERS_WITHIN_S):
+            await services.database.read(lambda session: session.exec(select(1)).one())
+    except (TimeoutError, *AWAY) as error:
+        log.warning("not ready: the database does not answer", reason=why_away(error) or "it is too slow")
         return "does not answer"
     return "ok"
 

@@ -1,5 +1,6 @@
 """Sites: farms, their credentials, their liveness and its history."""
 
+import structlog
 from sqlmodel import Session
 from starlette.responses import Response
 
@@ -23,10 +24,13 @@ from http_api.schemas import (
 )
 from hub import presence, sites
 from hub.accounts import Right
+from hub.errors import Unavailable
 from hub.models import Presence, Site
 from hub.protocol.times import utc_now
 from hub.stops import Latch, latch_of
 from hub.stories import count_unresolved
+
+log = structlog.get_logger()
 
 
 async def list_sites(call: Call) -> Response:
@@ -78,8 +82,11 @@ async def delete_site(call: Call) -> Response:
     await services.database.write(lambda session: sites.delete_site(session, call.site))
     if services.broker is not None:
         await services.broker.remove_user(call.site)
-    await services.liveness.forget(call.site)
-    await services.rejects.forget(call.site)
+    try:
+        await services.liveness.forget(call.site)
+        await services.rejects.forget(call.site)
+    except Unavailable as error:  # the site is gone all the same, and nobody can ask for it a second time
+        log.warning("Redis still holds what it knew of a deleted site", site=call.site, reason=str(error))
     return Response(status_code=204)
 
 

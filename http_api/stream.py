@@ -6,14 +6,13 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.responses import Response, StreamingResponse
 
 from http_api import problems
 from http_api.operations import TOKEN_REMEMBERED_S, Call, Operation, Services
 from http_api.schemas import EventsQuery
 from hub.accounts import Caller, Right, is_revoked
-from hub.database import Database
+from hub.database import AWAY, Database
 from hub.errors import InvalidOrder, NotFound
 from hub.sites import get_site
 from hub.store import StoreUnreachable
@@ -77,7 +76,7 @@ async def _lines(
 async def _is_revoked(database: Database, caller: Caller) -> bool:
     try:
         return await database.read(lambda session: is_revoked(session, caller))
-    except (OperationalError, InterfaceError):
+    except AWAY:
         return False  # while the database is away nobody can revoke anything
 
 

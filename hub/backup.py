@@ -109,7 +109,7 @@ def back_up(url: str, file: Path, progress: Progress, *, overwrite: bool) -> Non
     if file.exists() and not overwrite:
         raise BackupError(f"{file} is there already; name another file, or overwrite it with --force")
     with _opened(url) as database:
-        if database.is_sqlite and not _path(database).exists():
+        if not database.is_there():
             raise BackupError(f"there is no database at {_path(database)} yet")
         if database.versions()[0] is None:
             raise BackupError(f"the database {database.url.render_as_string()} is empty")
@@ -147,7 +147,7 @@ def restore(url: str, file: Path, now: datetime, progress: Progress) -> Restored
 @contextmanager
 def _opened(url: str) -> Iterator[Database]:
     """As it is: neither made nor brought to another version."""
-    database = Database(url)
+    database = Database(url, patient=True)
     try:
         yield database
     finally:

@@ -82,9 +82,14 @@ def database_check(url: str) -> Check:
         try:
             database = Database(url)
             try:
+                shown = database.url.render_as_string()
+                if not database.is_there():
+                    return Finding("database", fine=True, text=f"{shown}: not there yet, the hub makes it")
                 current, newest = database.versions()
                 state = f"version {current}, newest {newest}" if current else "empty, the hub makes its tables"
-                return Finding("database", fine=True, text=f"{database.url.render_as_string()}: {state}")
+                if current not in (None, newest):
+                    state += ", to which the next start of the hub brings it"
+                return Finding("database", fine=True, text=f"{shown}: {state}")
             finally:
                 database.close()
         except (DatabaseError, SQLAlchemyError) as error:

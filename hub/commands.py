@@ -12,12 +12,12 @@ from typing import Final
 
 import structlog
 from prometheus_client import Counter, Histogram
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
 from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound
 from hub.liveness import AliveSession, LivenessKeys
 from hub.memory import Memory
@@ -166,9 +166,9 @@ class Commands:
 
         try:
             return await self._database.write(work) or stop
-        except (OperationalError, InterfaceError) as error:
+        except AWAY as error:
             # It is latched, and becomes `unknown` at its deadline.
-            log.warning("stop to be repeated later: the database is away", command=stop.id, reason=str(error.orig))
+            log.warning("stop to be repeated later: the database is away", command=stop.id, reason=why_away(error))
             return stop
 
     def _publish(self, command: CommandRow) -> bool:
@@ -208,9 +208,9 @@ class Commands:
             try:
                 overdue = await self.mark_overdue(only=command.id)
                 return overdue[0] if overdue else await self.get(command.id)
-            except (OperationalError, InterfaceError) as error:
+            except AWAY as error:
                 # It was sent, whatever the database cannot say now; the rounds go on with it when it is back.
-                log.warning("outcome not known: the database is away", command=command.id, reason=str(error.orig))
+                log.warning("outcome not known: the database is away", command=command.id, reason=why_away(error))
                 return command
         finally:
             timer.cancel()

@@ -14,12 +14,13 @@ from typing import Final
 
 import structlog
 from prometheus_client import Histogram
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError
 from ulid import ULID
 
 from hub import settlement
 from hub.commands import Commands
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
+from hub.errors import NotFound
 from hub.liveness import AliveSession
 from hub.models import JsonObject
 from hub.orders import Desk
@@ -39,6 +40,8 @@ _ANSWERS_KEPT_S: Final = 120.0
 _MOST_QUESTIONS: Final = 10_000
 _MOST_THANKS: Final = 100
 """Of one session, said and not answered; the later ones cover the earlier."""
+_CANNOT_BE_STORED: Final = (NotFound, DataError, IntegrityError, OverflowError)
+"""Of a feeder that is not there, or with a value that no column takes."""
 LEAST_PING_PAUSE_S: Final = 0.5
 """A desktop that answers no ping and beats a hundred times a second is not asked a hundred times."""
 
@@ -196,7 +199,9 @@ class Conversation:
     def taking_event(self, site: str, feeder: str, seq: int) -> Iterator[None]:
         """While an event is being stored; at the end the desktop is told soon, together with others.
 
-        An event that was stored is not acknowledged over an earlier one that still waits for its store.
+        No event is acknowledged over an earlier one that is not stored, be it that it waits for its store, or that the
+        hub failed to store it: the desktop says it again with its next session or report. One that cannot be stored,
+        because of what it says, holds nobody up: it would not go better then.
         """
         present = self._who(site)
         if present is None:  # without a heartbeat before it there is nobody to thank; it will be sent again
@@ -206,9 +211,11 @@ class Conversation:
         events.waiting.add(seq)
         try:
             yield
-            events.stored.add(seq)
-        finally:
+        except _CANNOT_BE_STORED:
             events.waiting.discard(seq)
+            raise
+        events.waiting.discard(seq)
+        events.stored.add(seq)
         self._thank_soon(site, present)
 
     def thank_again(self, site: str) -> None:
@@ -228,8 +235,8 @@ class Conversation:
         due, self._to_be_thanked = self._to_be_thanked, {}
         try:
             stop_epochs = await self._database.read(lambda session: stop_epochs_of(session, due))
-        except (OperationalError, InterfaceError) as error:
-            log.warning("thanks for events wait for the next heartbeat", sites=len(due), reason=str(error.orig))
+        except AWAY as error:
+            log.warning("thanks for events wait for the next heartbeat", sites=len(due), reason=why_away(error))
             return
         for site, stop_epoch in stop_epochs.items():
             self._say_thanks(site, due[site], stop_epoch)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy.exc
@@ -23,17 +24,20 @@ from alembic.script import ScriptDirectory
 from pydantic_core import from_json, to_json
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlmodel import Session
 
-from hub.errors import HubError
+from hub.errors import HubError, Unavailable
+from hub.postgresql import postgresql_engine
 from hub.statements import run_on, run_on_driver
+from hub.tasks import GoingOn
 
 log = structlog.get_logger()
 T = TypeVar("T")
 Work = Callable[[Session], Any]
 
 BUSY_TIMEOUT_S: Final = 5.0
+READ_WITHIN_S: Final = 10.0
 _MAX_BATCH: Final = 256
 _READ_THREADS: Final = 4
 _GATHERING_STEP_S: Final = 0.001
@@ -41,12 +45,43 @@ _GATHERING_ENDS_AFTER_S: Final = 0.005
 _PAUSE_BETWEEN_BATCHES_S: Final = 0.001
 """Back-to-back commits would starve a second writer, as the command line beside a running hub is."""
 _WRITE_TRIES: Final = 3
+_ONE_BY_ONE_FOR_S: Final = 5.0
+_CLOSED: Final = "the database is closed"
 _DEADLOCK_DETECTED: Final = "40P01"
 """PostgreSQL ends one of two transactions that wait for each other's rows."""
 
 
 class DatabaseError(HubError):
     """The database cannot be opened or is of another version; says what to do."""
+
+
+class DatabaseAway(Unavailable):
+    """There is no database to work with now; nothing was stored. `orig`: why, for a log."""
+
+    def __init__(self, orig: str) -> None:
+        super().__init__("The database cannot be used now; nothing was sent. Try again soon.")
+        self.orig = orig
+
+
+class CommitUnknown(Unavailable):
+    """The database failed in the middle of a commit. `orig`: why, for a log."""
+
+    def __init__(self, orig: str) -> None:
+        super().__init__(
+            "The database failed while it stored this: it may be stored, or not. Nothing was sent. "
+            "Look what has become of it before you try again."
+        )
+        self.orig = orig
+
+
+AWAY: Final = (DatabaseAway, CommitUnknown, OperationalError, InterfaceError, InternalError)
+"""What reading and writing raise where the database is unfit at the moment (out of reach, restarting, read-only after a
+failover, full, locked) and what it was asked is not at fault: it may go well later."""
+
+
+def why_away(error: BaseException) -> str:
+    """The reason, for a log: without the statement and its values."""
+    return str(getattr(error, "orig", error))
 
 
 def sqlite_url(data_dir: Path) -> str:
@@ -70,10 +105,10 @@ def _to_json(value: object) -> str:
     return to_json(value).decode()
 
 
-def _engine(url: URL, *, begin: str) -> Engine:
+def _engine(url: URL, *, begin: str, patient: bool) -> Engine:
     json: dict[str, Any] = {"json_serializer": _to_json, "json_deserializer": from_json}
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=_READ_THREADS + 1, pool_pre_ping=True, **json)
+        return postgresql_engine(url, patient=patient, pool_size=_READ_THREADS + 1, pool_pre_ping=True, **json)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, **json)
 
     @event.listens_for(engine, "connect")
@@ -110,19 +145,34 @@ class _Pending:
     work: Work
     done: asyncio.Future[Any]
 
+    def answer(self, outcome: Any) -> None:
+        if self.done.done():  # the caller was cancelled; the row stands all the same
+            return
+        if isinstance(outcome, BaseException):
+            self.done.set_exception(outcome)
+        else:
+            self.done.set_result(outcome)
+
 
 class Database:
-    """`async with Database(url) as database`: the tables are there and at the newest version."""
+    """`async with Database(url) as database`: the tables are there and at the newest version.
 
-    def __init__(self, url: str) -> None:
+    patient: what it is asked may take as long as it takes; otherwise each wait for PostgreSQL has its limit.
+    """
+
+    def __init__(self, url: str, *, patient: bool = False) -> None:
         self.url = _with_our_driver(url)
-        self._write_engine = _engine(self.url, begin="BEGIN IMMEDIATE")
-        self._read_engine = self._write_engine if not self.is_sqlite else _engine(self.url, begin="BEGIN")
+        self._write_engine = _engine(self.url, begin="BEGIN IMMEDIATE", patient=patient)
+        self._read_engine = self._write_engine
+        if self.is_sqlite:
+            self._read_engine = _engine(self.url, begin="BEGIN", patient=patient)
         self._writer = ThreadPoolExecutor(1, "database-write")
         self._readers = ThreadPoolExecutor(_READ_THREADS, "database-read")
         self._pending: list[_Pending] = []
         self._arrived = asyncio.Event()
+        self._writing = GoingOn(self._write_batches, "database-write")
         self._task: asyncio.Task[None] | None = None
+        self._is_open = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -134,20 +184,26 @@ class Database:
         except BaseException:
             self.close()
             raise
-        self._task = asyncio.create_task(self._write_batches(), name="database-write")
+        self._is_open = True
+        self._task = await self._writing.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """What was handed in is still written; then the threads and connections end."""
-        if self._task is not None:
+        try:
+            self._is_open = False
             self._arrived.set()
-            task, self._task = self._task, None
-            await task
-        self.close()
+            assert self._task is not None
+            await asyncio.wait({self._task})
+            await self._writing.__aexit__(kind, error, trace)
+        finally:
+            self.close()
 
     def close(self) -> None:
         self._writer.shutdown()
-        self._readers.shutdown()
+        self._readers.shutdown(cancel_futures=True)
         self._write_engine.dispose()
         self._read_engine.dispose()
 
@@ -159,38 +215,47 @@ class Database:
         The work may be run again from the start (another work of the same transaction failed), so it touches
         nothing but the session. What it raises is raised here, and then none of it is stored. It raises a HubError
         (it refuses) only before it has written anything: the transaction goes on with the work of others.
+        Raises also what is in AWAY.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        if self._task is None:
-            raise RuntimeError("the database is closed")
+        if not self._is_open:
+            raise RuntimeError(_CLOSED)
         self._pending.append(_Pending(work, done))
         self._arrived.set()
         return await done
 
     async def read(self, work: Callable[[Session], T]) -> T:
-        """Run the work in a transaction of its own that only reads."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
+        """Run the work in a transaction of its own that only reads. Raises also what is in AWAY."""
+        try:
+            async with asyncio.timeout(READ_WITHIN_S):
+                return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
+        except TimeoutError:
+            raise DatabaseAway(f"it has not answered within {READ_WITHIN_S:g} s") from None
 
     async def _write_batches(self) -> None:
         loop = asyncio.get_running_loop()
-        last_batch = 0
-        while self._pending or self._task is not None:
-            if not self._pending:
-                await self._arrived.wait()
-                self._arrived.clear()
-                continue
-            await self._gather(last_batch)
-            batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
-            last_batch = len(batch)
-            outcomes = await loop.run_in_executor(self._writer, self._commit, [pending.work for pending in batch])
-            for pending, outcome in zip(batch, outcomes, strict=True):
-                if pending.done.done():  # the caller was cancelled; the row stands all the same
+        batch: list[_Pending] = []
+        try:
+            while self._pending or self._is_open:
+                if not self._pending:
+                    await self._arrived.wait()
+                    self._arrived.clear()
                     continue
-                if isinstance(outcome, BaseException):
-                    pending.done.set_exception(outcome)
-                else:
-                    pending.done.set_result(outcome)
-            await asyncio.sleep(_PAUSE_BETWEEN_BATCHES_S)
+                await self._gather(len(batch))
+                batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
+                works = [pending.work for pending in batch]
+                try:
+                    outcomes = await loop.run_in_executor(self._writer, self._commit, works)
+                except DatabaseAway as error:  # for those who came meanwhile too: they have waited long enough
+                    batch, self._pending = batch + self._pending, []
+                    outcomes = [error] * len(batch)
+                for pending, outcome in zip(batch, outcomes, strict=True):
+                    pending.answer(outcome)
+                await asyncio.sleep(_PAUSE_BETWEEN_BATCHES_S)
+        finally:  # if it died, nobody waits for it
+            self._is_open = False
+            for pending in (*batch, *self._pending):
+                pending.answer(RuntimeError(_CLOSED))
 
     async def _gather(self, last_batch: int) -> None:
         """While it goes on coming, wait for as much work as the last transaction had: a transaction has its price.
@@ -206,14 +271,7 @@ class Database:
 
     def write_now(self, work: Callable[[Session], T]) -> T:
         """Run the work in a transaction of its own, in this thread."""
-        for remaining in range(_WRITE_TRIES - 1, -1, -1):
-            try:
-                with self._write_engine.begin() as connection, _session(connection) as session:
-                    return _run(session, work)
-            except OperationalError as error:
-                if not remaining or not _is_busy(error):
-                    raise
-        raise AssertionError("unreachable")
+        return self._transact(lambda session: _run(session, work))
 
     def read_now(self, work: Callable[[Session], T]) -> T:
         """Run reading work in this thread."""
@@ -223,19 +281,56 @@ class Database:
                 return work(session)
 
     def _commit(self, works: list[Work]) -> list[Any]:
-        """All in one transaction. One that refuses (HubError) has written nothing and costs the others nothing."""
+        """All in one transaction. One that refuses (HubError) has written nothing and costs the others nothing.
+
+        Raises DatabaseAway.
+        """
         try:
-            with self._write_engine.begin() as connection, _session(connection) as session:
-                return [_outcome(session, work) for work in works]
+            return self._transact(lambda session: [_outcome(session, work) for work in works])
+        except DatabaseAway:
+            raise
+        except CommitUnknown as error:  # none is run again: it may be stored
+            return [error] * len(works)
         except Exception as error:  # noqa: BLE001 - told apart just below, one by one
             log.info("works of one transaction are run one by one", works=len(works), reason=repr(error))
-            return [self._commit_alone(work) for work in works]
+            return self._one_by_one(works)
 
-    def _commit_alone(self, work: Work) -> Any:
-        try:
-            return self.write_now(work)
-        except Exception as error:  # noqa: BLE001 - handed to the one who asked for this work
-            return error
+    def _one_by_one(self, works: list[Work]) -> list[Any]:
+        ends_at_s = time.monotonic() + _ONE_BY_ONE_FOR_S
+        outcomes: list[Any] = []
+        for work in works:
+            try:
+                if time.monotonic() > ends_at_s:
+                    raise DatabaseAway("it is too slow")
+                outcomes.append(self.write_now(work))
+            except Exception as error:  # noqa: BLE001 - handed to the one who asked for this work
+                outcomes.append(error)
+        return outcomes
+
+    def _transact(self, run: Callable[[Session], T]) -> T:
+        """Run it in a transaction; from the start again, where another process was in the way.
+
+        Raises what it raises, and DatabaseAway, CommitUnknown.
+        """
+        for remaining in range(_WRITE_TRIES - 1, -1, -1):
+            has_begun = has_run = False
+            try:
+                with self._write_engine.begin() as connection:
+                    has_begun = True
+                    with _session(connection) as session:
+                        result = run(session)
+                    has_run = True
+            except DBAPIError as error:
+                if has_run:
+                    raise CommitUnknown(why_away(error)) from error
+                if remaining and _is_busy(error):
+                    continue
+                if not has_begun or error.connection_invalidated:
+                    raise DatabaseAway(why_away(error)) from error
+                raise
+            else:
+                return result
+        raise AssertionError("unreachable")
 
     # --- the tables themselves -----------------------------------------------------------------------------------
 
@@ -246,6 +341,10 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(7204521)"))
             upgrade(connection)
 
+    def is_there(self) -> bool:
+        """False for an SQLite file that nobody has made yet; to open it would make it."""
+        return not self.is_sqlite or Path(self.url.database or "").exists()
+
     def versions(self) -> tuple[str | None, str]:
         """The version of the tables (None: there are none yet) and the newest one. Raises DatabaseError."""
         with self._opened() as connection:
@@ -254,11 +353,16 @@ class Database:
 
     @contextmanager
     def _opened(self) -> Iterator[Connection]:
+        """May take as long as it takes."""
+        engine = self._write_engine if self.is_sqlite else _engine(self.url, begin="", patient=True)
         try:
-            with self._write_engine.begin() as connection:
+            with engine.begin() as connection:
                 yield connection
         except sqlalchemy.exc.DatabaseError as error:
             raise DatabaseError(f"the database {self.url.render_as_string()} cannot be opened: {error.orig}") from error
+        finally:
+            if engine is not self._write_engine:
+                engine.dispose()
 
 
 def upgrade(connection: Connection) -> None:
@@ -318,6 +422,6 @@ def _run(session: Session, work: Callable[[Session], T]) -> T:
             session.expunge_all()
 
 
-def _is_busy(error: OperationalError) -> bool:
+def _is_busy(error: DBAPIError) -> bool:
     """Another process was in the way, and nothing was stored: it may go better the next time."""
     return "database is locked" in str(error.orig) or getattr(error.orig, "sqlstate", None) == _DEADLOCK_DETECTED

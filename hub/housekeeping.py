@@ -1,17 +1,17 @@
 """What is old goes, as the settings say: a few rows at a time, with pauses in which everybody else has the database."""
 
 import asyncio
-import contextlib
+from types import TracebackType
 from typing import Final, Self
 
 import structlog
 from prometheus_client import Counter
-from sqlalchemy.exc import DBAPIError
 
 from hub import retention
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.protocol.times import utc_now
 from hub.retention import Kept
+from hub.tasks import GoingOn
 
 LOOK_EVERY_S: Final = 600.0
 ROWS_A_STEP: Final = 200
@@ -28,25 +28,24 @@ class Housekeeping:
         self._database = database
         self._kept = kept
         self._look_every_s = look_every_s
-        self._task: asyncio.Task[None] | None = None
+        self._going_on = GoingOn(self._keep_house, "housekeeping")
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._keep_house(), name="housekeeping")
+        await self._going_on.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._going_on.__aexit__(kind, error, trace)
 
     async def _keep_house(self) -> None:
         while True:
             pause_s = self._look_every_s
             try:
                 pause_s = PAUSE_S if await self._step() else self._look_every_s
-            except DBAPIError as error:
-                log.warning("old rows stay for now", reason=str(error))
+            except AWAY as error:
+                log.warning("old rows stay for now", reason=why_away(error))
             except Exception:
                 log.exception("old rows could not be thinned")
             await asyncio.sleep(pause_s)

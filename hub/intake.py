@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 from prometheus_client import Counter
 from pydantic import BaseModel, ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
 
+from hub.database import AWAY, why_away
 from hub.errors import NotFound
 from hub.protocol.limits import MAX_PAYLOAD_BYTES
 from hub.protocol.link import Message
@@ -60,8 +60,7 @@ class Intake:
             lines = self._rejects.lines
             lines.warning("message could not be taken in", repr(error), topic=message.topic, exc_info=error)
             await self._record(address, message, Rejected("internal", repr(error)))
-        finally:
-            self.done(address.kind, message)
+        self.done(address.kind, message)  # not where it was cancelled: the broker has it still
 
     def reject(self, address: Address, message: Message, error: Rejected) -> None:
         """Begin to refuse a message."""
@@ -85,9 +84,9 @@ class Intake:
         while True:
             try:
                 return await step()
-            except (StoreUnreachable, OperationalError, InterfaceError) as error:
+            except (StoreUnreachable, *AWAY) as error:
                 if not waits:
-                    reason = str(error)
+                    reason = why_away(error)
                     self._rejects.lines.warning("message waits: its store is away", message.topic, reason=reason)
                 waits = True
                 await asyncio.sleep(RETRY_PAUSE_S)

@@ -1,10 +1,24 @@
 """Logs: structlog for us, the standard library's for the libraries, both in one form on standard error."""
 
+import contextlib
 import logging
 import sys
 from typing import Literal
 
 import structlog
+
+
+class _Lines(structlog.PrintLogger):
+    """A line that cannot be written (a full disk, a pipe without a reader) is lost, and stops nobody's work.
+
+    So it is with the standard library's handlers.
+    """
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            super().msg(message)
+
+    debug = info = warning = error = exception = critical = msg
 
 
 def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["console", "json"]) -> None:
@@ -27,7 +41,7 @@ def configure(level: Literal["debug", "info", "warning", "error"], form: Literal
     structlog.configure(
         processors=[*shared, *exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_names: _Lines(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -1,7 +1,6 @@
 """Monitors: MQTT users of tools that only read: the broker's figures and, if wanted, the topics of one site."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,15 +8,15 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, select
 
 from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.errors import AlreadyExists, NotFound
 from hub.models import Monitor
 from hub.protocol.topics import Identity
 from hub.sites import check_id, get_site
+from hub.tasks import GoingOn
 
 USER_PREFIX: Final = "monitor-"
 """What a monitor's MQTT user name begins with; `monitor` is reserved, so no site is ever called so."""
@@ -99,21 +98,16 @@ class MonitorLogins:
     @asynccontextmanager
     async def watched(self, disconnect: Callable[[str], Awaitable[object]]) -> AsyncIterator[None]:
         """Inside the block the connections of a monitor that is no more are ended; `disconnect` takes its user name."""
-        task = asyncio.create_task(self._look_again_and_again(disconnect), name="monitor logins")
-        try:
+        async with GoingOn(lambda: self._look_again_and_again(disconnect), "monitor logins"):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _look_again_and_again(self, disconnect: Callable[[str], Awaitable[object]]) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self._cut_off_removed(disconnect)
-            except DBAPIError as error:
-                log.warning("removed monitors may be connected still", reason=str(error.orig))
+            except AWAY as error:
+                log.warning("removed monitors may be connected still", reason=why_away(error))
             except Exception:
                 log.exception("removed monitors may be connected still")
 

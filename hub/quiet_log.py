@@ -13,6 +13,8 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import structlog
 
+from hub.tasks import GoingOn
+
 FIRST_FEW: Final = 5
 MAX_KINDS: Final = 100
 ROUND_S: Final = 60.0
@@ -66,19 +68,19 @@ class QuietLog(Generic[T]):
     def __init__(self, tell: Callable[[T, int], None]) -> None:
         self._tell = tell
         self._sieve: Sieve[T] = Sieve()
-        self._rounds: asyncio.Task[None] | None = None
+        self._rounds = GoingOn(self._each_round, "quiet-log")
 
     async def __aenter__(self) -> Self:
-        self._rounds = asyncio.create_task(self._each_round(), name="quiet-log")
+        await self._rounds.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._rounds is not None:
-            self._rounds.cancel()
-            await asyncio.wait({self._rounds})
-        self._tell_untold()
+        try:
+            await self._rounds.__aexit__(kind, error, trace)
+        finally:
+            self._tell_untold()
 
     def record(self, reason: str, source: str, event: T) -> None:
         if self._sieve.passes(reason, source, event):

@@ -1,23 +1,23 @@
 """What the hub does by the clock, twice a second: notice who is gone, and bring overdue commands to their end."""
 
 import asyncio
-import contextlib
 from datetime import datetime
+from types import TracebackType
 from typing import Final, Self
 
 import structlog
-from sqlalchemy.exc import DBAPIError
 
 from hub import presence, settlement, waiting
 from hub.commands import Commands
 from hub.conversation import Conversation
-from hub.database import Database
+from hub.database import AWAY, Database, why_away
 from hub.errors import Unavailable
 from hub.history import History
 from hub.liveness import LivenessKeys
 from hub.protocol.times import utc_now
 from hub.quiet_log import QuietLines
 from hub.stream import LiveStream
+from hub.tasks import GoingOn
 
 ROUND_EVERY_S: Final = 0.5
 
@@ -41,17 +41,16 @@ class Rounds:
         self._history = History(database, stream, lines)
         self._commands = commands
         self._conversation = conversation
-        self._task: asyncio.Task[None] | None = None
+        self._going_on = GoingOn(self._go_on, "rounds")
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._go_on(), name="rounds")
+        await self._going_on.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._going_on.__aexit__(kind, error, trace)
 
     async def _go_on(self) -> None:
         while True:
@@ -63,8 +62,8 @@ class Rounds:
         for duty in (self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
             try:
                 await duty()
-            except (Unavailable, DBAPIError) as error:
-                log.warning("a round was left out", duty=duty.__name__.strip("_"), reason=str(error))
+            except (Unavailable, *AWAY) as error:
+                log.warning("a round was left out", duty=duty.__name__.strip("_"), reason=why_away(error))
             except Exception:
                 log.exception("a round failed", duty=duty.__name__.strip("_"))
 

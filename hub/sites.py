@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import bindparam
 from sqlalchemy import select as sa_select
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
 from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
@@ -63,21 +64,21 @@ def add_site(
         raise InvalidOrder(message, [Fault("feeders", message)])
     for feeder in feeders:
         check_id("feeder", feeder)
-    if session.get(Site, site) is not None:
-        raise AlreadyExists(f"There is a site {site} already.")
     secret = new_secret()
-    session.add(
-        Site(
-            id=site,
-            name=name or site,
-            time_zone=time_zone,
-            mqtt_password_hash=mqtt_password_hash(secret),
-            # Its desktop may have served another hub, or a site of that name: no order must look old to it.
-            stop_epoch=int(now.timestamp()),
-            created_at=now,
-        )
+    row = Site(
+        id=site,
+        name=name or site,
+        time_zone=time_zone,
+        mqtt_password_hash=mqtt_password_hash(secret),
+        # Its desktop may have served another hub, or a site of that name: no order must look old to it.
+        stop_epoch=int(now.timestamp()),
+        created_at=now,
     )
-    session.flush()
+    try:
+        with session.begin_nested():  # to look first would not do: another process may add it at the same moment
+            session.add(row)
+    except IntegrityError as error:
+        raise AlreadyExists(f"There is a site {site} already.") from error
     session.add_all(Feeder(site_id=site, id=feeder, created_at=now) for feeder in feeders)
     return NewSite(site, list(feeders), secret)
 

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from hub.models import JsonObject
 from hub.quiet_log import QuietLines
 from hub.store import Store, StoreUnreachable
+from hub.tasks import GoingOn
 
 STREAM_KEY: Final = "{fh}:stream"
 LISTENER_BACKLOG: Final = 1000
@@ -63,13 +64,14 @@ class LiveStream:
         self._keep_events = keep_events
         self._listeners: set[_Listener] = set()
         self._lines = QuietLines()
+        self._reading_on = GoingOn(self._read, "live-stream")
         self._reader: asyncio.Task[None] | None = None
         self._reading = False
         self._wanted = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self._lines.__aenter__()
-        self._reader = asyncio.create_task(self._read(), name="live-stream")
+        self._reader = await self._reading_on.__aenter__()
         return self
 
     async def __aexit__(
@@ -81,6 +83,7 @@ class LiveStream:
         while self._reader is not None and not self._reader.done():
             self._reader.cancel()
             await asyncio.wait({self._reader}, timeout=0.1)
+        await self._reading_on.__aexit__(kind, error, trace)
 
     def end_listeners(self) -> None:
         """Let every listener go: the hub stops."""

@@ -23,6 +23,7 @@ import structlog
 
 from hub.child import tied_to_this_process
 from hub.errors import HubError
+from hub.tasks import GoingOn
 
 READY_WITHIN_S = 10.0
 STOPPED_WITHIN_S = 3.0
@@ -156,16 +157,12 @@ async def embedded_valkey(data_dir: Path) -> AsyncIterator[EmbeddedValkey]:
             await _shut_down(socket)
         server = EmbeddedValkey(program, socket, data_dir / "valkey.log")
         await server.start()
-        supervisor = asyncio.create_task(server.supervise(), name="valkey supervisor")
         try:
-            yield server
+            async with GoingOn(server.supervise, "valkey supervisor"):
+                yield server
         finally:
-            supervisor.cancel()
-            await asyncio.wait([supervisor])
             await server.stop()
             socket.unlink(missing_ok=True)
-            if not supervisor.cancelled():
-                supervisor.result()  # it never ends by itself: this raises what ended it
 
 
 def find_program() -> Path:

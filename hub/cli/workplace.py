@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hub.data_dir import DataDir
-from hub.database import Database
+from hub.database import Database, DatabaseError
 from hub.protocol.topics import Topics
 
 DataDirOption = Annotated[
@@ -30,10 +30,21 @@ class Workplace:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        """The database, at the newest version."""
+        """The database, with its tables; a new one gets them. Raises DatabaseError.
+
+        Tables that are there are left at their version: a hub of that version may be at work on them.
+        """
         database = Database(self.database_url)
         try:
-            database.migrate()
+            current, newest = database.versions()
+            if current is None:
+                database.migrate()
+            elif current != newest:
+                raise DatabaseError(
+                    f"the database is of version {current}, which an older Feeder Hub has written, and this one works "
+                    f"on {newest}. `feeder-hub serve` brings it there, once no older hub uses it; until then use the "
+                    "command line of the old version."
+                )
             yield database
         finally:
             database.close()

@@ -12,8 +12,14 @@ def rfc3339(moment: datetime) -> str:
 
 
 def whole_ms(moment: datetime) -> datetime:
-    """The moment in UTC, cut to whole milliseconds, so that what is stored equals what was sent."""
-    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    """The moment in UTC, cut to whole milliseconds, so that what is stored equals what was sent.
+
+    Raises ValueError for one that UTC has in no year from 1 to 9999.
+    """
+    try:
+        utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time in UTC lies in the years 1 to 9999") from error
     beyond = utc.microsecond % 1000
     return utc.replace(microsecond=utc.microsecond - beyond) if beyond else utc
 

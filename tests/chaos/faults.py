@@ -35,7 +35,7 @@ def deck(ground: Ground, random: Random, count: int) -> list[Fault]:
     """So many faults, every kind about as often as any other, in random order."""
     kinds = [*_EVERYWHERE, *(_EXTERNAL if ground.mosquitto is not None else _EMBEDDED)]
     if ground.postgres is None:
-        kinds = [kind for kind in kinds if kind is not postgres_restarted]
+        kinds = [kind for kind in kinds if kind not in _POSTGRES]
     drawn: list[Fault] = []
     while len(drawn) < count:
         random.shuffle(kinds)
@@ -143,6 +143,11 @@ def _redis_line(ground: Ground, _random: Random) -> tuple[str, list[Line]]:
     return "hub to Redis", [ground.redis_line]
 
 
+def _postgres_line(ground: Ground, _random: Random) -> tuple[str, list[Line]]:
+    assert ground.postgres_line is not None
+    return "hub to PostgreSQL", [ground.postgres_line]
+
+
 Where = Callable[[Ground, Random], tuple[str, list[Line]]]
 
 
@@ -205,10 +210,11 @@ _EVERYWHERE: Final = (
     _slow(_desktop_lines),
     _swallowing(_desktop_lines),
 )
+_POSTGRES: Final = (postgres_restarted, *(breaking(_postgres_line) for breaking in (_cut, _slow, _swallowing)))
 _EMBEDDED: Final = (embedded_redis_killed,)
 _EXTERNAL: Final = (
     external_redis_killed,
     broker_restarted,
-    postgres_restarted,
+    *_POSTGRES,
     *(breaking(where) for where in (_broker_line, _redis_line) for breaking in (_cut, _slow, _swallowing)),
 )

@@ -66,6 +66,7 @@ class Ground:
     postgres: Postgres | None = None
     broker_line: Line | None = None
     redis_line: Line | None = None
+    postgres_line: Line | None = None
     sites: list[Site] = field(default_factory=list)
 
     async def get(self, path: str, **query: Any) -> Any:
@@ -113,13 +114,15 @@ async def embedded(directory: Path) -> AsyncIterator[Ground]:
 
 @asynccontextmanager
 async def external(directory: Path) -> AsyncIterator[Ground]:
-    """With mosquitto, redis-server and (where it is installed) PostgreSQL, and lines to the first two."""
+    """With mosquitto, redis-server and (where it is installed) PostgreSQL, and lines to them."""
     async with AsyncExitStack() as stack:
         settings: dict[str, Any] = dict(_SETTINGS)
-        postgres = None
+        postgres = postgres_line = None
         if postgres_program("postgres") is not None:
             postgres = stack.enter_context(postgres_server(directory))
-            settings |= {"database__url": postgres.url}
+            server = postgres
+            postgres_line = await stack.enter_async_context(Line(lambda: server.port))
+            settings |= {"database__url": postgres.url.replace(f":{postgres.port}/", f":{postgres_line.port}/")}
         redis = stack.enter_context(RedisServer(_program("redis-server"), directory).running())
         redis_line = await stack.enter_async_context(Line(lambda: redis.port))
         mosquitto = Mosquitto(_program("mosquitto"), directory / "mosquitto", directory / "data", **settings)
@@ -132,7 +135,7 @@ async def external(directory: Path) -> AsyncIterator[Ground]:
         }
         hub = HubProcess(directory / "data", **settings)
         parts = {"mosquitto": mosquitto, "redis": redis, "postgres": postgres}
-        lines = {"broker_line": broker_line, "redis_line": redis_line}
+        lines = {"broker_line": broker_line, "redis_line": redis_line, "postgres_line": postgres_line}
         ground = await _begun(stack, Ground("external", directory, hub, _client(), **parts, **lines))  # type: ignore[arg-type]  # by name
         await _settle(stack, ground, lambda: mosquitto.port, heard)
         yield ground

@@ -277,7 +277,7 @@ def test_a_seed_draws_the_same_faults_again_and_every_kind_of_them() -> None:
     line: Any = None
     site = Site("pond1", ["f1"], line, line, Pulse(3), Pulse(3))
     part: Any = object()
-    everything: Any = Ground("external", Path(), part, part, part, part, part, part, part, [site])
+    everything: Any = Ground("external", Path(), part, part, part, part, part, part, part, part, [site])
     drawn = [[(fault.kind, fault.what) for fault in deck(everything, Random("1"), 40)] for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert {kind for kind, _ in drawn[0]} == {

@@ -65,6 +65,19 @@ def test_without_redis_liveness_is_unknown_and_it_comes_back_by_itself(start_far
     assert [command["state"] for command in site.get("/commands")["items"]] == ["applied"] * 3
 
 
+def test_a_site_is_deleted_while_redis_does_not_answer(start_farm: StartFarm) -> None:
+    farm = start_farm()
+    site = farm.new_site()
+    valkey = farm.hub.valkey_pid()
+    assert valkey is not None
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        assert site.api.delete(site.path()).status_code == 204
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+    assert site.api.get(site.path()).status_code == 404
+
+
 def test_readiness_names_the_part_that_is_away(start_farm: StartFarm) -> None:
     farm = start_farm()
     with EventStream(farm.hub) as stream:

@@ -2,16 +2,28 @@
 
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+from alembic import command as alembic_command
 
+from hub.database import Database, _alembic, sqlite_url
 from tests.end_to_end.conftest import StartFarm
 from tests.end_to_end.events import EventStream
-from tests.end_to_end.hub_process import HubProcess, children_of, feeder_hub, feeder_hub_json, is_running, until
+from tests.end_to_end.hub_process import (
+    HubProcess,
+    children_of,
+    environment,
+    feeder_hub,
+    feeder_hub_json,
+    is_running,
+    until,
+)
 
 STOPS_WITHIN_S = 5.0
 
@@ -70,6 +82,33 @@ def test_a_terminal_that_is_closed_ends_the_hub_cleanly(demo: HubProcess) -> Non
     ended = demo.child.stop(signal.SIGHUP)
     assert (ended.code, ended.after_s < STOPS_WITHIN_S) == (0, True)
     assert not [line for pid, line in children.items() if is_running(pid)]
+
+
+WITH_A_MISTAKE = """
+import asyncio, sys
+import hub.rounds, main
+
+async def mistaken(self):
+    await asyncio.sleep(0.5)
+    raise LookupError("by mistake")
+
+hub.rounds.Rounds.go_round = mistaken
+main.main()
+"""
+
+
+def test_a_hub_of_which_a_part_has_died_ends_and_says_so_to_whoever_starts_it_anew(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITH_A_MISTAKE, "serve", "--data-dir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--http-port", "0", "--mqtt-port", "0"],
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "The hub cannot go on: rounds died of LookupError('by mistake')."
 
 
 def test_a_killed_hub_leaves_no_orphan_and_the_next_goes_on_with_its_data(demo: HubProcess) -> None:
@@ -166,9 +205,33 @@ def test_the_command_line_works_without_a_running_hub(tmp_path: Path) -> None:
     assert "Traceback" not in again.stderr
 
 
+def test_the_command_line_leaves_the_tables_of_an_older_hub_to_the_start_of_a_newer_one(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path))
+    with database._write_engine.begin() as connection:
+        alembic_command.upgrade(_alembic(connection), "0002")
+    refused = feeder_hub("site", "list", "--data-dir", tmp_path)
+    assert refused.returncode == 1
+    assert "version 0002" in refused.stderr
+    assert "feeder-hub serve" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    told = feeder_hub_json("doctor", "--data-dir", tmp_path, http__port=0, mqtt__port=0)
+    assert [found["fine"] for found in told["findings"] if found["name"] == "database"] == [True]
+    assert database.versions()[0] == "0002"
+    hub = HubProcess(tmp_path)
+    try:
+        hub.start()
+        assert hub.cli_json("site", "list") == {"items": []}
+    finally:
+        hub.discard()
+    current, newest = database.versions()
+    database.close()
+    assert current == newest
+
+
 def test_the_doctor_finds_a_fresh_machine_fine_and_a_taken_port_not(tmp_path: Path, taken: int) -> None:
     free = {"http__port": 0, "mqtt__port": 0}
     assert feeder_hub_json("doctor", "--data-dir", tmp_path / "data", **free)["fine"] is True
+    assert not any(path.name.startswith("feeder-hub.sqlite") for path in (tmp_path / "data").iterdir())
     done = feeder_hub("doctor", "--data-dir", tmp_path / "data", **(free | {"http__port": taken}))
     assert done.returncode == 1
     assert "http.port" in done.stdout

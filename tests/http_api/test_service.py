@@ -1,11 +1,18 @@
 """Calls for whoever runs the hub, and the diagnostics for whoever writes a desktop."""
 
+import asyncio
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
+import http_api.service
+from http_api.problems import problem_of
+from hub.database import CommitUnknown, DatabaseAway
+from hub.errors import HubError
 from tests.end_to_end.desktop import CONFIG, now
 from tests.end_to_end.farm import Farm
 from tests.end_to_end.hub_process import until
@@ -146,3 +153,23 @@ def test_many_sessions_in_a_minute_are_two_desktops(scene: Scene) -> None:
         scene.desktop.connect()
         scene.farm.wait_known(scene.site)
     until(lambda: scene.site.get("/diagnostics")["two_desktops"])
+
+
+async def test_readiness_waits_for_a_frozen_database_as_long_as_whoever_asks_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def frozen(_work: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(http_api.service, "DATABASE_ANSWERS_WITHIN_S", 0.01)
+    services: Any = SimpleNamespace(database=SimpleNamespace(read=frozen))
+    assert await asyncio.wait_for(http_api.service._database(services), 5) == "does not answer"
+
+
+@pytest.mark.parametrize("error", [DatabaseAway("password of hub"), CommitUnknown("password of hub")])
+def test_a_database_that_is_away_is_told_without_what_its_driver_says(error: HubError) -> None:
+    answer = problem_of(error)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    told = json.loads(bytes(answer.body))
+    assert told["type"].endswith("#database-unreachable")
+    assert "password" not in told["detail"]

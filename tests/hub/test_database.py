@@ -18,6 +18,7 @@ from hub.database import Database, DatabaseError, _alembic
 from hub.errors import NotFound
 from hub.models import Command, Feeder, Presence, Site
 from hub.sites import delete_site, get_site
+from hub.tasks import TaskDied
 from tests.hub.conftest import NOW, SITE, order, placed
 
 OTHER_WRITER = """
@@ -162,6 +163,28 @@ async def test_a_second_process_that_writes_meanwhile_loses_nothing(database: Da
             other.kill()
             await other.wait()
     assert await epoch(database) == 300 + ours
+
+
+async def test_when_the_writer_dies_nobody_waits_for_it_and_the_block_ends(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(_works: object) -> None:
+        raise LookupError("by mistake")
+
+    database = Database(database_url)
+    writes: list[asyncio.Task[int]] = []
+
+    async def block() -> None:
+        async with database:
+            monkeypatch.setattr(database, "_commit", mistaken)
+            writes.extend(asyncio.create_task(database.write(count_one)) for _ in range(300))
+            await asyncio.sleep(30)
+
+    with pytest.raises(TaskDied, match="database-write died of LookupError"):
+        await block()
+    assert [type(error) for error in await asyncio.gather(*writes, return_exceptions=True)] == [RuntimeError] * 300
+    with pytest.raises(RuntimeError, match="closed"):
+        await database.write(count_one)
 
 
 @pytest.mark.both_databases
@@ -363,7 +386,7 @@ async def test_one_refusal_costs_the_other_works_of_its_transaction_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone: list[object] = []
-    monkeypatch.setattr(database, "_commit_alone", alone.append)
+    monkeypatch.setattr(database, "_one_by_one", alone.append)
 
     def refuse(session: Session) -> None:
         raise NotFound("no such thing")

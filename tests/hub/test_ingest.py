@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlmodel import select
 from ulid import ULID
 
@@ -21,6 +22,7 @@ import hub.rounds
 from hub import presence, settlement
 from hub.command_states import CommandState
 from hub.conversation import ACK_DELAY_S
+from hub.database import CommitUnknown, DatabaseAway
 from hub.feeders import get_feeder
 from hub.liveness import Liveness
 from hub.models import FeederEvent
@@ -676,6 +678,13 @@ async def test_a_nul_in_a_text_is_not_the_schema(process: Process, field: str) -
     assert not await alive(process)
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_a_time_that_utc_does_not_have_is_not_the_schema(process: Process, at: str) -> None:
+    said = state(1).model_dump(mode="json") | {"at": at}
+    await process.link.take(STATE, json.dumps(said).encode())
+    assert [entry["reason"] for entry in await process.rejects.last(SITE)] == ["not-the-schema"]
+
+
 @pytest.mark.both_databases
 async def test_an_event_of_one_site_is_stored_though_another_site_has_one_with_its_id(process: Process) -> None:
     now = utc_now()
@@ -685,3 +694,90 @@ async def test_an_event_of_one_site_is_stored_though_another_site_has_one_with_i
     await process.link.take(TOPICS.events(SITE, FEEDER), said)
     await process.link.take(TOPICS.events("pond9", FEEDER), said)
     assert await events(process) == [1, 1]
+
+
+# --- a store that fails ------------------------------------------------------------------------------------------
+
+
+def failing_once(process: Process, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """The next write fails, the later ones do not."""
+    write, errors = process.database.write, iter([error])
+
+    async def write_or_fail(work: Any) -> Any:
+        if (failure := next(errors, None)) is not None:
+            raise failure
+        return await write(work)
+
+    monkeypatch.setattr(process.database, "write", write_or_fail)
+
+
+UNFIT = [
+    OperationalError("INSERT", {}, Exception("terminating connection due to administrator command")),
+    InternalError("INSERT", {}, Exception("cannot execute INSERT in a read-only transaction")),
+    InterfaceError("INSERT", {}, Exception("the connection is closed")),
+    DatabaseAway("connection refused"),
+    CommitUnknown("connection lost"),
+]
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("error", UNFIT, ids=lambda error: type(error).__name__)
+async def test_while_the_database_is_unfit_an_event_waits_and_is_stored_later(
+    process: Process, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    await process.beat()
+    failing_once(process, monkeypatch, error)
+    await process.link.take(EVENTS, event(1))
+    assert await events(process) == [1]
+    assert await process.rejects.last(SITE) == []
+
+
+async def test_no_event_is_acknowledged_over_one_that_the_hub_failed_to_store(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await process.beat()
+    failing_once(process, monkeypatch, ProgrammingError("INSERT", {}, Exception("no such table")))
+    first = event(1)
+    await process.link.take(EVENTS, first)
+    await process.link.take(EVENTS, event(2))
+    await asyncio.sleep(2 * ACK_DELAY_S)
+    assert process.link.said("ack_events") == []
+    await process.link.take(EVENTS, first)  # said again, with a report
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 2}}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DataError("INSERT", {}, Exception("value out of range")), IntegrityError("INSERT", {}, Exception("no such row"))],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_event_that_cannot_be_stored_because_of_what_it_says_holds_up_no_thanks(
+    process: Process, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    await process.beat()
+    failing_once(process, monkeypatch, error)
+    await process.link.take(EVENTS, event(1))
+    await process.link.take(EVENTS, event(2))
+    assert (await process.link.told("ack_events")).args == {"through": {FEEDER: 2}}
+    assert [entry["reason"] for entry in await process.rejects.last(SITE)] == ["internal"]
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_message_that_still_waits_when_the_hub_ends_is_not_acknowledged(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = asyncio.Event()
+
+    async def away(_work: Any) -> Any:
+        began.set()
+        raise OperationalError("INSERT", {}, Exception("away"))
+
+    await process.beat()
+    monkeypatch.setattr(process.database, "write", away)
+    before = list(process.link.acknowledged)
+    process.link.hand(EVENTS, event(1))
+    await began.wait()
+    (taking,) = [task for task in asyncio.all_tasks() if task.get_name() == "take events"]
+    taking.cancel()
+    await asyncio.wait({taking})
+    assert process.link.acknowledged == before

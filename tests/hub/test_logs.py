@@ -1,5 +1,6 @@
 """What stands in the log: enough to find a fault, and nobody's secret."""
 
+import os
 import subprocess
 import sys
 
@@ -30,3 +31,33 @@ def test_a_traceback_names_the_fault_and_shows_no_local_variable(form: str) -> N
     assert "the database is away" in done.stderr
     assert "log_in" in done.stderr
     assert "not-for-the-log" not in done.stderr
+
+
+LOGS_AND_GOES_ON = """
+import sys
+import structlog
+from hub import logs
+
+logs.configure("info", sys.argv[1])
+structlog.get_logger().warning("nobody reads this")
+structlog.get_logger().info("x" * 100_000)
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_line_that_cannot_be_written_stops_nobody(form: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as of a program that the log was sent to and that is gone
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LOGS_AND_GOES_ON, form],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    finally:
+        os.close(writer)
+    assert done.stdout == "went on\n"

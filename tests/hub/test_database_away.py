@@ -1,0 +1,170 @@
+"""A database that is away, frozen or unfit: what its callers are told, and that nobody waits for it without an end."""
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session, select
+
+import hub.database
+import hub.postgresql
+from hub.accounts import Role, add_token
+from hub.database import AWAY, CommitUnknown, Database, DatabaseAway
+from hub.models import Token
+from hub.sites import get_site
+from tests.chaos.line import Line, Way
+from tests.hub.conftest import NOW, SITE, PostgresDatabases
+
+on_postgresql = pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+
+
+def make_token(session: Session) -> str:
+    return add_token(session, Role.VIEWER, None, "anna", NOW)
+
+
+async def tokens(database: Database) -> int:
+    return await database.read(lambda session: len(session.exec(select(Token)).all()))
+
+
+def look(session: Session) -> str:
+    return get_site(session, SITE).id
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub.postgresql, "ANSWER_WITHIN_S", 0.5)
+    monkeypatch.setattr(hub.postgresql, "_PEER", {"connect_timeout": 2})  # libpq's least
+
+
+# --- while it commits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.both_databases
+async def test_what_may_be_stored_is_not_stored_again_and_its_callers_are_told_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialect: Any = database._write_engine.dialect
+    commit, lost = dialect.do_commit, iter([True])
+
+    def commit_and_lose_the_connection(connection: Any) -> None:
+        commit(connection)
+        if next(lost, False):
+            raise OperationalError("COMMIT", {}, dialect.loaded_dbapi.OperationalError("connection lost"))
+
+    monkeypatch.setattr(dialect, "do_commit", commit_and_lose_the_connection)
+    outcomes = await asyncio.gather(*(database.write(make_token) for _ in range(3)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [CommitUnknown] * 3
+    assert "may be stored, or not" in str(outcomes[0])
+    assert await tokens(database) == 3
+    await database.write(make_token)
+    assert await tokens(database) == 4
+
+
+# --- out of reach ---------------------------------------------------------------------------------------------------
+
+
+async def test_where_there_is_no_database_those_who_came_meanwhile_are_told_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_connection: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(hub.database, "_MAX_BATCH", 2)
+    monkeypatch.setattr(database._write_engine.dialect, "do_ping", away, raising=False)
+    monkeypatch.setattr(database._write_engine.pool, "connect", lambda: away(None))
+    outcomes = await asyncio.gather(*(database.write(make_token) for _ in range(5)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DatabaseAway] * 5
+
+
+async def test_a_database_that_another_process_keeps_for_itself_is_away(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database._write_engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout=50").close()
+    other = sqlite3.connect(tmp_path / "hub.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(DatabaseAway):
+            await database.write(make_token)
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+    await database.write(make_token)
+
+
+@on_postgresql
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("ways", [(Way.UP,), (Way.DOWN,)])
+async def test_a_database_that_is_frozen_is_away_in_bounded_time_and_comes_back(
+    postgres: PostgresDatabases, database_url: str, ways: tuple[Way, ...]
+) -> None:
+    async with Line(lambda: postgres.server.port) as line:
+        url = make_url(database_url).set(port=line.port).render_as_string(hide_password=False)
+        async with Database(url) as database:
+            assert await database.read(look) == SITE
+            line.swallow(*ways)
+            began_s = time.monotonic()
+            both = (database.read(look), database.write(make_token), database.write(make_token))
+            outcomes = await asyncio.gather(*both, return_exceptions=True)
+            assert all(isinstance(outcome, AWAY) for outcome in outcomes), outcomes
+            assert time.monotonic() - began_s < 6
+            line.heal()
+            assert await database.read(look) == SITE
+            await database.write(make_token)
+
+
+@on_postgresql
+@pytest.mark.usefixtures("_impatient")
+async def test_a_hub_can_stop_while_its_database_is_frozen(postgres: PostgresDatabases, database_url: str) -> None:
+    async with Line(lambda: postgres.server.port) as line:
+        url = make_url(database_url).set(port=line.port).render_as_string(hide_password=False)
+        async with Database(url) as database:
+            await database.read(look)
+            line.swallow(*Way)
+            calls = [asyncio.create_task(call(work)) for call, work in ((database.read, look), (database.write, look))]
+            await asyncio.sleep(0)
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 6
+        await asyncio.gather(*calls, return_exceptions=True)
+        line.heal()
+
+
+async def test_a_read_that_is_not_answered_ends_whatever_its_thread_does(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.database, "READ_WITHIN_S", 0.05)
+    with pytest.raises(DatabaseAway):
+        await database.read(lambda _session: time.sleep(0.3))
+
+
+# --- PostgreSQL's own limits -------------------------------------------------------------------------------------
+
+
+@on_postgresql
+async def test_a_statement_and_a_wait_for_a_lock_have_their_limits_and_a_migration_has_none(database_url: str) -> None:
+    async with Database(database_url) as database:
+        limits = text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+        assert await database.read(lambda session: tuple(session.connection().execute(limits).one())) == ("15s", "5s")
+        with database._opened() as connection:
+            assert tuple(connection.execute(limits).one()) == ("0", "0")
+
+
+@on_postgresql
+async def test_a_slow_work_costs_the_others_of_its_transaction_nothing(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.postgresql, "STATEMENT_WITHIN_S", 1)
+
+    def slow(session: Session) -> None:
+        session.connection().execute(text("SELECT pg_sleep(30)"))
+
+    async with Database(database_url) as database:
+        works = (make_token, slow, make_token)
+        outcomes = await asyncio.gather(*(database.write(work) for work in works), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [str, OperationalError, str]
+        assert await tokens(database) == 2
