@@ -9,8 +9,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -46,9 +47,16 @@ _PAUSE_BETWEEN_BATCHES_S: Final = 0.001
 """Back-to-back commits would starve a second writer, as the command line beside a running hub is."""
 _WRITE_TRIES: Final = 3
 _ONE_BY_ONE_FOR_S: Final = 5.0
+_BLOCKED_FOR_S: Final = 6.0
+"""Longer than PostgreSQL leaves a frozen transaction its locks."""
+_TRIED_FOR_S: Final = 0.02
+"""What is run one by one waits so long for a lock: many may wait for the same one, and others wait behind them."""
+_BLOCKED_PAUSE_S: Final = 0.1
 _CLOSED: Final = "the database is closed"
 _DEADLOCK_DETECTED: Final = "40P01"
 """PostgreSQL ends one of two transactions that wait for each other's rows."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+"""PostgreSQL ends a statement that has waited for a lock for long enough."""
 
 
 class DatabaseError(HubError):
@@ -144,6 +152,7 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 class _Pending:
     work: Work
     done: asyncio.Future[Any]
+    since_s: float
 
     def answer(self, outcome: Any) -> None:
         if self.done.done():  # the caller was cancelled; the row stands all the same
@@ -169,6 +178,8 @@ class Database:
         self._writer = ThreadPoolExecutor(1, "database-write")
         self._readers = ThreadPoolExecutor(_READ_THREADS, "database-read")
         self._pending: list[_Pending] = []
+        self._blocked: list[_Pending] = []
+        self._try_blocked_at_s = 0.0
         self._arrived = asyncio.Event()
         self._writing = GoingOn(self._write_batches, "database-write")
         self._task: asyncio.Task[None] | None = None
@@ -220,7 +231,7 @@ class Database:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if not self._is_open:
             raise RuntimeError(_CLOSED)
-        self._pending.append(_Pending(work, done))
+        self._pending.append(_Pending(work, done, time.monotonic()))
         self._arrived.set()
         return await done
 
@@ -236,26 +247,55 @@ class Database:
         loop = asyncio.get_running_loop()
         batch: list[_Pending] = []
         try:
-            while self._pending or self._is_open:
+            while self._pending or self._blocked or self._is_open:
+                if self._blocked and time.monotonic() >= self._try_blocked_at_s:
+                    await self._try_blocked()
                 if not self._pending:
-                    await self._arrived.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_BLOCKED_PAUSE_S if self._blocked else None):
+                            await self._arrived.wait()
                     self._arrived.clear()
                     continue
                 await self._gather(len(batch))
                 batch, self._pending = self._pending[:_MAX_BATCH], self._pending[_MAX_BATCH:]
                 works = [pending.work for pending in batch]
+                lock_within_s = _TRIED_FOR_S if self._blocked else None
                 try:
-                    outcomes = await loop.run_in_executor(self._writer, self._commit, works)
+                    outcomes = await loop.run_in_executor(self._writer, self._commit, works, lock_within_s)
                 except DatabaseAway as error:  # for those who came meanwhile too: they have waited long enough
-                    batch, self._pending = batch + self._pending, []
+                    batch, self._blocked, self._pending = batch + self._blocked + self._pending, [], []
                     outcomes = [error] * len(batch)
                 for pending, outcome in zip(batch, outcomes, strict=True):
-                    pending.answer(outcome)
+                    self._answer_or_set_aside(pending, outcome)
                 await asyncio.sleep(_PAUSE_BETWEEN_BATCHES_S)
         finally:  # if it died, nobody waits for it
             self._is_open = False
-            for pending in (*batch, *self._pending):
+            for pending in (*batch, *self._blocked, *self._pending):
                 pending.answer(RuntimeError(_CLOSED))
+
+    def _answer_or_set_aside(self, pending: _Pending, outcome: Any) -> None:
+        """What waits for a lock is set aside: others do not wait for it."""
+        if not _is_blocked(outcome):
+            pending.answer(outcome)
+        elif time.monotonic() - pending.since_s > _BLOCKED_FOR_S:
+            pending.answer(DatabaseAway(why_away(outcome)))
+        else:
+            if not self._blocked:
+                log.warning("work waits for rows that another process keeps locked", reason=why_away(outcome))
+                self._try_blocked_at_s = time.monotonic() + _BLOCKED_PAUSE_S
+            self._blocked.append(pending)
+
+    async def _try_blocked(self) -> None:
+        """What was set aside, in its order, up to the first that is still blocked: that is then the last."""
+        for pending in self._blocked.copy():
+            (outcome,) = await asyncio.get_running_loop().run_in_executor(
+                self._writer, self._one_by_one, [pending.work]
+            )
+            self._blocked.remove(pending)
+            self._answer_or_set_aside(pending, outcome)
+            if pending in self._blocked:
+                break
+        self._try_blocked_at_s = time.monotonic() + _BLOCKED_PAUSE_S
 
     async def _gather(self, last_batch: int) -> None:
         """While it goes on coming, wait for as much work as the last transaction had: a transaction has its price.
@@ -280,13 +320,13 @@ class Database:
             with _session(connection) as session:
                 return work(session)
 
-    def _commit(self, works: list[Work]) -> list[Any]:
+    def _commit(self, works: list[Work], lock_within_s: float | None = None) -> list[Any]:
         """All in one transaction. One that refuses (HubError) has written nothing and costs the others nothing.
 
         Raises DatabaseAway.
         """
         try:
-            return self._transact(lambda session: [_outcome(session, work) for work in works])
+            return self._transact(lambda session: [_outcome(session, work) for work in works], lock_within_s)
         except DatabaseAway:
             raise
         except CommitUnknown as error:  # none is run again: it may be stored
@@ -302,14 +342,15 @@ class Database:
             try:
                 if time.monotonic() > ends_at_s:
                     raise DatabaseAway("it is too slow")
-                outcomes.append(self.write_now(work))
+                outcomes.append(self._transact(partial(_run, work=work), _TRIED_FOR_S))
             except Exception as error:  # noqa: BLE001 - handed to the one who asked for this work
                 outcomes.append(error)
         return outcomes
 
-    def _transact(self, run: Callable[[Session], T]) -> T:
+    def _transact(self, run: Callable[[Session], T], lock_within_s: float | None = None) -> T:
         """Run it in a transaction; from the start again, where another process was in the way.
 
+        lock_within_s: how long PostgreSQL lets it wait for a lock; None: as long as anybody.
         Raises what it raises, and DatabaseAway, CommitUnknown.
         """
         for remaining in range(_WRITE_TRIES - 1, -1, -1):
@@ -317,6 +358,8 @@ class Database:
             try:
                 with self._write_engine.begin() as connection:
                     has_begun = True
+                    if lock_within_s is not None and not self.is_sqlite:
+                        run_on_driver(connection, f"SET LOCAL lock_timeout = {round(lock_within_s * 1000)}")
                     with _session(connection) as session:
                         result = run(session)
                     has_run = True
@@ -420,6 +463,11 @@ def _run(session: Session, work: Callable[[Session], T]) -> T:
     finally:
         if session.identity_map or session.new:  # most works use none of the session's objects
             session.expunge_all()
+
+
+def _is_blocked(outcome: Any) -> bool:
+    """Whether it has come to nothing because another process keeps a row locked that it needs."""
+    return isinstance(outcome, DBAPIError) and getattr(outcome.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 def _is_busy(error: DBAPIError) -> bool:

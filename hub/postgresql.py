@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 CONNECT_WITHIN_S: Final = 3
-LOCK_WITHIN_S: Final = 5
+LOCK_WITHIN_S: Final = 0.5
+"""Transactions that go on take milliseconds. Whoever waits for a lock holds up what is to be written after it."""
 STATEMENT_WITHIN_S: Final = 15
-GOES_ON_WITHIN_S: Final = 10
+GOES_ON_WITHIN_S: Final = 3
 """The server ends a transaction whose hub is frozen, or gone, so that it holds up nobody else with its locks."""
 ANSWER_WITHIN_S: Final = 20
 """Longer than any statement may take: a server that is not heard of for so long does not work."""
@@ -45,7 +46,8 @@ def postgresql_engine(url: URL, *, patient: bool, **options: Any) -> Engine:
                 "lock_timeout": LOCK_WITHIN_S,
                 "idle_in_transaction_session_timeout": GOES_ON_WITHIN_S,
             }
-            connection.execute("; ".join(f"SET {name} = '{limit_s}s'" for name, limit_s in limits.items()).encode())
+            settings = (f"SET {name} = {round(limit_s * 1000)}" for name, limit_s in limits.items())
+            connection.execute("; ".join(settings).encode())
             connection.autocommit = False
             return connection
 

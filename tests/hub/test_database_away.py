@@ -2,7 +2,10 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import hub.database
 import hub.postgresql
 from hub.accounts import Role, add_token
 from hub.database import AWAY, CommitUnknown, Database, DatabaseAway
-from hub.models import Token
+from hub.models import Site, Token
 from hub.sites import get_site
 from tests.chaos.line import Line, Way
 from tests.hub.conftest import NOW, SITE, PostgresDatabases
@@ -149,7 +152,10 @@ async def test_a_read_that_is_not_answered_ends_whatever_its_thread_does(
 async def test_a_statement_and_a_wait_for_a_lock_have_their_limits_and_a_migration_has_none(database_url: str) -> None:
     async with Database(database_url) as database:
         limits = text("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
-        assert await database.read(lambda session: tuple(session.connection().execute(limits).one())) == ("15s", "5s")
+        assert await database.read(lambda session: tuple(session.connection().execute(limits).one())) == (
+            "15s",
+            "500ms",
+        )
         with database._opened() as connection:
             assert tuple(connection.execute(limits).one()) == ("0", "0")
 
@@ -168,3 +174,61 @@ async def test_a_slow_work_costs_the_others_of_its_transaction_nothing(
         outcomes = await asyncio.gather(*(database.write(work) for work in works), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [str, OperationalError, str]
         assert await tokens(database) == 2
+
+
+# --- another hub that is frozen in the middle of a transaction ------------------------------------------------------
+
+
+def lock_site(site: str) -> Callable[[Session], str]:
+    return lambda session: session.get_one(Site, site, with_for_update=True).id
+
+
+@asynccontextmanager
+async def frozen_hub(database_url: str, site: str) -> AsyncIterator[asyncio.Future[str]]:
+    """It has locked the site's row and stands still until the end of the block; yields how its own work ends then."""
+    locked, thaw = threading.Event(), threading.Event()
+
+    def lock_and_freeze(session: Session) -> str:
+        lock_site(site)(session)
+        locked.set()
+        thaw.wait(30)
+        return make_token(session)
+
+    async with Database(database_url) as other:
+        told = asyncio.ensure_future(other.write(lock_and_freeze))
+        assert await asyncio.to_thread(locked.wait, 5)
+        try:
+            yield told
+        finally:
+            thaw.set()
+            await asyncio.wait({told})
+        await other.write(make_token)
+
+
+@on_postgresql
+async def test_a_hub_that_is_frozen_in_a_transaction_holds_up_only_its_rows_and_these_for_a_bounded_time(
+    database: Database, database_url: str
+) -> None:
+    async with frozen_hub(database_url, SITE) as its_own:
+        began_s = time.monotonic()
+        blocked = [asyncio.ensure_future(database.write(lock_site(SITE))) for _ in range(20)]
+        elsewhere = await asyncio.gather(*(database.write(lock_site("pond8")) for _ in range(20)))
+        assert elsewhere == ["pond8"] * 20
+        assert time.monotonic() - began_s < 2.5
+        again_s = time.monotonic()
+        await database.write(lock_site("pond8"))
+        assert time.monotonic() - again_s < 0.5
+        assert await asyncio.gather(*blocked) == [SITE] * 20
+        assert time.monotonic() - began_s < 6
+    assert isinstance(its_own.exception(), DatabaseAway)
+
+
+@on_postgresql
+async def test_who_waits_too_long_for_a_lock_is_told_that_the_database_cannot_be_used_now(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.database, "_BLOCKED_FOR_S", 0.3)
+    async with Database(database_url) as database, frozen_hub(database_url, SITE):
+        with pytest.raises(DatabaseAway):
+            await database.write(lock_site(SITE))
+        await database.write(lock_site("pond8"))
