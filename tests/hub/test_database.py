@@ -168,7 +168,7 @@ async def test_a_second_process_that_writes_meanwhile_loses_nothing(database: Da
 async def test_when_the_writer_dies_nobody_waits_for_it_and_the_block_ends(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def mistaken(_works: object) -> None:
+    def mistaken(*_: object) -> None:
         raise LookupError("by mistake")
 
     database = Database(database_url)
