@@ -9,12 +9,14 @@ import struct
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Final, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel
 
-from device_sim.schedule import local_date, next_meal_at
+from device_sim.schedule import next_meal_at
 from hub.protocol.codes import Code
 from hub.protocol.limits import LIMITS
+from hub.protocol.local_days import local_date
 from hub.protocol.messages import Condition, Control, FeederConfig
 
 LEAST_DOSE_PAUSE: Final = timedelta(seconds=LIMITS["dose_pause_s"].minimum)
@@ -110,7 +112,7 @@ class Feeder:
     def fed_today_g(self) -> float:
         """Grams of all feedings that began on the local date of now."""
         r = self.registers
-        return r.fed_today_g if r.fed_on == local_date(r.clock, r.time_zone) else 0
+        return r.fed_today_g if r.fed_on == local_date(r.clock, ZoneInfo(r.time_zone)) else 0
 
     # --- what the desktop orders ----------------------------------------------------------------------------
 
@@ -266,7 +268,7 @@ class Feeder:
 
     def _count(self, feeding: Feeding, grams: float) -> None:
         r = self.registers
-        began_on = local_date(feeding.began_at, r.time_zone)
+        began_on = local_date(feeding.began_at, ZoneInfo(r.time_zone))
         if r.fed_on != began_on:
             r.fed_on, r.fed_today_g = began_on, 0
         r.fed_today_g += grams

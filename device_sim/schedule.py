@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from hub.protocol.local_days import local_date
 from hub.protocol.messages import FeederConfig
 
 
@@ -19,11 +20,6 @@ def is_time_zone(name: str) -> bool:
     except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a directory of zones
         return False
     return True
-
-
-def local_date(moment: datetime, time_zone: str) -> date:
-    """The date that the farm's clock shows."""
-    return moment.astimezone(ZoneInfo(time_zone)).date()
 
 
 def next_meal_at(config: FeederConfig, time_zone: str, after: datetime) -> datetime | None:
@@ -37,7 +33,7 @@ def next_meal_at(config: FeederConfig, time_zone: str, after: datetime) -> datet
 def _due_after(after: datetime, interval_s: float, opens: str, closes: str, time_zone: str) -> datetime | None:
     """A desktop asks five times a second, and mostly the same."""
     interval = timedelta(seconds=interval_s)
-    today = local_date(after, time_zone)
+    today = local_date(after, ZoneInfo(time_zone))
     # Yesterday's window may reach into today; a whole window may fall into the hour that does not exist.
     for days in range(-1, 4):
         begins, ends = _window_on(today + timedelta(days=days), opens, closes, time_zone)

@@ -1,7 +1,7 @@
 """Feeders: what the hub wants of each, what its desktop reported, and where the two differ."""
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -22,6 +22,7 @@ from hub.models import (
     JsonObject,
     Site,
 )
+from hub.protocol.local_days import day_of
 from hub.protocol.messages import FeederConfig, State, differences
 from hub.statements import Row, Statement
 
@@ -78,24 +79,15 @@ def list_feeders(session: Session, site: str, after: str | None, limit: int) -> 
     return list(session.exec(query))
 
 
-def local_midnight(time_zone: str, now: datetime) -> datetime:
-    """When the site's local day began."""
-    zone = ZoneInfo(time_zone)
-    return midnight_of(now.astimezone(zone).date(), zone)
-
-
-def midnight_of(day: date, zone: ZoneInfo) -> datetime:
-    """When a local day begins; where clocks jump over its midnight, that is the moment in which they jump."""
-    return datetime.combine(day, time(), zone)
-
-
 def grams_today(session: Session, site: Site, feeders: list[str], now: datetime) -> dict[str, float]:
-    """Grams dispensed since the site's local midnight, by feeder."""
+    """Grams dispensed on the site's local day, by feeder. What a clock that is ahead dates later is not of today."""
+    begins, ends = day_of(now, ZoneInfo(site.time_zone))
     sums = session.exec(
         select(FeederEvent.feeder_id, func.sum(FeederEvent.dispensed_g))
         .where(
             FeederEvent.site_id == site.id,
-            FeederEvent.at >= local_midnight(site.time_zone, now),
+            FeederEvent.at >= begins,
+            FeederEvent.at < ends,
             col(FeederEvent.feeder_id).in_(feeders),
             col(FeederEvent.kind).in_(("meal", "dose")),
         )

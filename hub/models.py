@@ -214,7 +214,11 @@ class FeederEvent(SQLModel, table=True):
     """A meal, a dose, a skip, a jam ... as the desktop told it; stored once by its id within the site."""
 
     __tablename__ = "feeder_event"
-    __table_args__ = (_of_feeder(), Index("ix_feeder_event_at", "site_id", "feeder_id", "at"))
+    __table_args__ = (
+        _of_feeder(),
+        Index("ix_feeder_event_at", "site_id", "feeder_id", "at"),
+        Index("ix_feeder_event_feeder", "site_id", "feeder_id", "id"),
+    )
 
     site_id: str = Field(primary_key=True, max_length=63)
     id: str = Field(primary_key=True, max_length=26)

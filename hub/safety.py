@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import bindparam
 from sqlalchemy import select as sa_select
@@ -15,9 +16,10 @@ from sqlmodel import Session
 
 from hub.command_states import CommandState
 from hub.errors import Fault, InvalidOrder
-from hub.feeders import config_of, local_midnight
+from hub.feeders import config_of
 from hub.models import COMMAND, FEEDER_EVENT
 from hub.protocol.limits import LIMITS
+from hub.protocol.local_days import day_of
 
 NOT_FED: Final = frozenset(
     {CommandState.REFUSED, CommandState.REJECTED, CommandState.NOT_EXECUTED, CommandState.EXPIRED}
@@ -74,14 +76,14 @@ def check_dose(session: Session, site: str, feeder: str, grams: float, target: A
 
     target: the feeder's row, locked, with its site's `time_zone`; so of two doses at once one is the later.
     """
-    midnight = local_midnight(target.time_zone, now)
+    midnight, next_midnight = day_of(now, ZoneInfo(target.time_zone))
     doses = _doses(session, site, feeder, min(midnight, now - timedelta(seconds=_PAUSE_S)))
     last_s_ago = None if not doses else (now - max(dose.ordered_at for dose in doses)).total_seconds()
     today = [dose for dose in doses if dose.ordered_at >= midnight]
     config = config_of(target.reported_config)
     # Where the farm's config is not known yet the desktop alone holds the daily limit.
     daily_limit_g = LIMITS["daily_limit_g"].maximum if config is None else config.daily_limit_g
-    fed_g = fed_today_g(_fed(session, site, feeder, midnight), today)
+    fed_g = fed_today_g(_fed(session, site, feeder, midnight, next_midnight), today)
     faults = faults_of_dose(grams, daily_limit_g, fed_g, last_s_ago)
     if faults:
         raise InvalidOrder("The dose would break a safety limit; nothing was sent.", faults)
@@ -99,6 +101,7 @@ _FED: Final = sa_select(FEEDER_EVENT.c.command_id, FEEDER_EVENT.c.dispensed_g).w
     FEEDER_EVENT.c.site_id == bindparam("site"),
     FEEDER_EVENT.c.feeder_id == bindparam("feeder"),
     FEEDER_EVENT.c.at >= bindparam("since"),
+    FEEDER_EVENT.c.at < bindparam("until"),
     FEEDER_EVENT.c.kind.in_(("meal", "dose")),
 )
 
@@ -114,6 +117,7 @@ def _dispensed_g(command: Any) -> float | None:
     return 0.0 if told is None and command.state == CommandState.FAILED else told
 
 
-def _fed(session: Session, site: str, feeder: str, since: datetime) -> list[Fed]:
-    rows = session.connection().execute(_FED, {"site": site, "feeder": feeder, "since": since})
+def _fed(session: Session, site: str, feeder: str, since: datetime, until: datetime) -> list[Fed]:
+    """What a clock that is ahead dates later does not use up the limit of each day until then."""
+    rows = session.connection().execute(_FED, {"site": site, "feeder": feeder, "since": since, "until": until})
     return [Fed(row.command_id, row.dispensed_g or 0.0) for row in rows]

@@ -25,6 +25,7 @@ def sums(session: Session, first: str, last: str) -> list[Day]:
     return daily_sums(session, SITE, FEEDER, date.fromisoformat(first), date.fromisoformat(last), NOW)
 
 
+@pytest.mark.both_databases
 def test_a_day_has_its_meals_doses_skips_and_jams_and_a_day_without_any_is_there(session: Session) -> None:
     rename(session, SITE, None, "UTC")
     for kind in ("meal", "meal", "dose", "skipped", "jam", "silo", "sensor"):
@@ -34,6 +35,7 @@ def test_a_day_has_its_meals_doses_skips_and_jams_and_a_day_without_any_is_there
     assert (empty, last) == (Day(date(2026, 3, 1)), Day(date(2026, 3, 3)))
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("zone", "day", "hours"),
     [
@@ -43,6 +45,7 @@ def test_a_day_has_its_meals_doses_skips_and_jams_and_a_day_without_any_is_there
         ("Asia/Beirut", "2026-03-29", 23),  # clocks jump over midnight itself
         ("Australia/Lord_Howe", "2026-10-04", 23.5),
         ("Pacific/Apia", "2011-12-30", 0),  # a day that never was
+        ("America/St_Johns", "2010-11-06", 25),  # at 00:01 of the next day back to 23:01
     ],
 )
 def test_each_feeding_of_a_day_counts_for_it_and_none_of_another_day(

@@ -120,6 +120,11 @@ def test_a_dose_with_its_event_counts_once(farm: Session) -> None:
     assert refused(farm, 500, after(60)).faults[0].left_today_g == 410
 
 
+def test_what_a_clock_that_is_ahead_dates_later_than_today_does_not_use_up_the_limit(farm: Session) -> None:
+    told(farm, "meal", 1000, after(24 * 3600))
+    dose(farm, 1000)
+
+
 def test_between_two_doses_of_a_feeder_there_is_a_pause_also_over_midnight(farm: Session) -> None:
     late = datetime.fromisoformat("2026-02-28T21:59:58Z")
     dose(farm, 10, late)
