@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Integer, Select, and_, column, func, select, values
+from sqlalchemy import ColumnElement, Select, case, func, literal, select
 from sqlmodel import Session
 
 from hub.errors import Fault, InvalidOrder
 from hub.feeders import get_feeder
-from hub.models import FEEDER_EVENT, UtcDateTime
+from hub.models import FEEDER_EVENT
 from hub.protocol.local_days import local_date, midnight_of
 from hub.sites import get_site
 
@@ -69,13 +68,22 @@ def daily_sums(
 def _sums(site: str, feeder: str, days: list[date], zone: ZoneInfo) -> Select[Any]:
     """The database sums up: a year has half a million events. Rows of a day's number, a kind and its sums."""
     event = FEEDER_EVENT.c
-    number, begins, ends = column("n", Integer), column("begins", UtcDateTime), column("ends", UtcDateTime)
     midnights = [midnight_of(day, zone) for day in (*days, days[-1] + timedelta(days=1))]
-    spans = [(n, *span) for n, span in enumerate(pairwise(midnights))]
-    span = values(number, begins, ends, name="span").data(spans).cte("span")
-    of_the_day = (event.at >= span.c.begins, event.at < span.c.ends)
-    return (
-        select(span.c.n, event.kind, func.count(), func.sum(event.planned_g), func.sum(event.dispensed_g))
-        .join_from(span, FEEDER_EVENT, and_(event.site_id == site, event.feeder_id == feeder, *of_the_day))
-        .group_by(span.c.n, event.kind)
+    told = (
+        select(_number(midnights, 0, len(days)).label("n"), event.kind, event.planned_g, event.dispensed_g)
+        .where(event.site_id == site, event.feeder_id == feeder, event.at >= midnights[0], event.at < midnights[-1])
+        .subquery()
+        .c
     )
+    return select(told.n, told.kind, func.count(), func.sum(told.planned_g), func.sum(told.dispensed_g)).group_by(
+        told.n, told.kind
+    )
+
+
+def _number(midnights: list[datetime], first: int, end: int) -> ColumnElement[int]:
+    """Which of the days from `first` to before `end` an event is of, found by halves."""
+    if end - first == 1:
+        return literal(first)
+    half = (first + end) // 2
+    earlier, later = _number(midnights, first, half), _number(midnights, half, end)
+    return case((FEEDER_EVENT.c.at < midnights[half], earlier), else_=later)
