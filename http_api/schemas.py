@@ -11,7 +11,7 @@ from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import CommandRow, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
 from hub.protocol.messages import NO_NUL, FeederConfig, Window
-from hub.protocol.times import Instant
+from hub.protocol.times import FIRST_YEAR, LAST_YEAR, Stored
 from hub.protocol.topics import Id
 from hub.sites import MAX_FEEDERS
 from hub.stops import Latch
@@ -140,7 +140,7 @@ def _in_bounds(day: date) -> date:
     return day
 
 
-MIN_DAY, MAX_DAY = date(1970, 1, 1), date(2999, 12, 31)
+MIN_DAY, MAX_DAY = date(FIRST_YEAR, 1, 1), date(LAST_YEAR, 12, 31)
 LocalDate = Annotated[date, AfterValidator(_in_bounds)]
 
 
@@ -187,8 +187,8 @@ class CredentialsView(View):
 class LivenessView(View):
     alive: bool | None = Field(description="null: it cannot be known now")
     session: str | None
-    since: Instant | None
-    last_seen_at: Instant | None
+    since: Stored | None
+    last_seen_at: Stored | None
     expires_in_s: float | None
     agent: str | None
     plc_connected: bool | None
@@ -208,7 +208,7 @@ class StoppedFeederView(View):
 class StopView(View):
     """The emergency stop that is latched."""
 
-    at: Instant
+    at: Stored
     command_id: str
     by: str
     feeders: dict[str, StoppedFeederView]
@@ -226,7 +226,7 @@ class SiteView(View):
     stopped: bool = Field(description="the emergency stop is latched")
     stop_epoch: int
     unresolved: int = Field(description="commands whose outcome cannot be known, and that nobody has closed")
-    created_at: Instant
+    created_at: Stored
     liveness: LivenessView
 
     @classmethod
@@ -249,10 +249,10 @@ class OneSiteView(SiteView):
 
 class PresenceView(View):
     session: str
-    began_at: Instant
-    ended_at: Instant | None
+    began_at: Stored
+    ended_at: Stored | None
     ended_by: str | None = Field(description="will, shutdown, expired, replaced or restart")
-    last_seen_at: Instant | None
+    last_seen_at: Stored | None
 
     @classmethod
     def of(cls, span: Presence) -> "PresenceView":
@@ -280,9 +280,9 @@ class FeederView(View):
     condition: str | None
     control: str | None
     silo_g: float | None
-    next_meal_at: Instant | None
+    next_meal_at: Stored | None
     today_g: float = Field(description="grams dispensed since the site's local midnight")
-    state_at: Instant | None
+    state_at: Stored | None
 
     @classmethod
     def of(cls, feeder: Feeder, today_g: float) -> "FeederView":
@@ -313,12 +313,12 @@ class FeederView(View):
 
 class StepView(View):
     state: CommandState
-    at: Instant
+    at: Stored
     cause: str
 
 
 class ClosedView(View):
-    at: Instant
+    at: Stored
     by: str
     remark: str
 
@@ -337,10 +337,10 @@ class CommandView(View):
     )
     actor: str
     replaces: str | None = Field(description="the change that waited, and whose place this one took")
-    created_at: Instant
-    expires_at: Instant
-    deadline_at: Instant
-    settled_at: Instant | None
+    created_at: Stored
+    expires_at: Stored
+    deadline_at: Stored
+    settled_at: Stored | None
     closed: ClosedView | None = Field(description="of one that is `unresolved`: who looked into it")
     story: list[StepView]
 
@@ -379,7 +379,7 @@ class RevisionView(View):
     local_rev: int
     origin: Literal["hub", "local"] = Field(description="local: an edit made on the farm itself")
     actor: str | None
-    at: Instant
+    at: Stored
     config: FeederConfig
     changes: dict[str, ChangeView] | None = Field(
         description="what differs from the revision before it, by field; null: nothing is known of before"
@@ -427,7 +427,7 @@ class EventView(View):
     id: str
     feeder: str
     kind: str
-    at: Instant
+    at: Stored
     planned_g: float | None
     dispensed_g: float | None
     reason: str | None
@@ -439,7 +439,7 @@ class EventView(View):
 
 
 class RejectView(View):
-    at: Instant
+    at: Stored
     reason: str
     detail: str
     topic: str

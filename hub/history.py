@@ -8,7 +8,7 @@ from hub import presence
 from hub.database import Database
 from hub.protocol.times import rfc3339, utc_now
 from hub.quiet_log import QuietLines
-from hub.sites import require_site
+from hub.sites import keep_site
 from hub.stream import LiveStream
 
 
@@ -25,7 +25,7 @@ class History:
         now = utc_now()
 
         def work(session: Session) -> tuple[bool, bool]:
-            require_site(session, site)
+            keep_site(session, site)
             began = presence.begin(session, site, session_id, now)
             return began, began and presence.has_two_desktops(session, site, now)
 

@@ -120,7 +120,9 @@ def store_event(session: Session, site: str, feeder: str, event: Event, received
 
 
 _FEEDER: Final = Statement(
-    select(FEEDER.c.id).where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
+    select(FEEDER.c.id)
+    .where(FEEDER.c.site_id == bindparam("site"), FEEDER.c.id == bindparam("feeder"))
+    .with_for_update(read=True, key_share=True)  # so that nobody deletes it before the event is stored
 )
 _STORE: Final = {
     name: Statement(dialect.insert(FEEDER_EVENT).on_conflict_do_nothing().returning(FEEDER_EVENT.c.id))

@@ -35,6 +35,13 @@ def postgresql_engine(url: URL, *, patient: bool, **options: Any) -> Engine:
     """patient: for what may take as long as it takes, such as a migration; only a machine that is gone ends it."""
     peer = {name: value for name, value in _PEER.items() if name not in url.query}
     engine = create_engine(url, connect_args=peer, **options)
+
+    @event.listens_for(engine, "connect")
+    def _speak_utc(connection: "Connection[Any]", _record: object) -> None:
+        # Else times come in the server's zone, where the last ones of UTC are in no year that Python has.
+        connection.execute("SET TIME ZONE 'UTC'")
+        connection.commit()
+
     if not patient:
         impatient = _impatient()
 

@@ -104,12 +104,21 @@ def require_site(session: Session, site: str) -> int:
     return int(row.stop_epoch)
 
 
+def keep_site(session: Session, site: str) -> None:
+    """Nobody deletes it before this transaction ends. Raises NotFound."""
+    if _KEEP.first(session, site=site) is None:
+        raise NotFound(f"There is no site {site}.")
+
+
 def stop_epochs_of(session: Session, sites: Iterable[str]) -> dict[str, int]:
     """The stop epochs of those that exist."""
     found = {site: _STOP_EPOCH.first(session, site=site) for site in sites}
     return {site: int(row.stop_epoch) for site, row in found.items() if row is not None}
 
 
+_KEEP: Final = Statement(
+    sa_select(SITE.c.id).where(SITE.c.id == bindparam("site")).with_for_update(read=True, key_share=True)
+)
 _STOP_EPOCH: Final = Statement(sa_select(SITE.c.stop_epoch).where(SITE.c.id == bindparam("site")))
 
 

@@ -29,6 +29,15 @@ def utc_now() -> datetime:
     return whole_ms(datetime.now(UTC))
 
 
-Instant = Annotated[
-    AwareDatetime, AfterValidator(whole_ms), PlainSerializer(rfc3339, return_type=str, when_used="json")
-]
+def _in_bounds(moment: datetime) -> datetime:
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise ValueError(f"a time lies in the years {FIRST_YEAR} to {LAST_YEAR}")
+    return moment
+
+
+FIRST_YEAR, LAST_YEAR = 1970, 2999
+"""No clock shows others, however far off it is; every one of them has its date in every time zone."""
+Stored = Annotated[AwareDatetime, AfterValidator(whole_ms), PlainSerializer(rfc3339, return_type=str, when_used="json")]
+"""A moment that is told on, whatever was taken in."""
+Instant = Annotated[Stored, AfterValidator(_in_bounds)]
+"""A moment that a message tells."""

@@ -6,20 +6,29 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url, text, update
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
+from ulid import ULID
 
 import hub.database
 import hub.postgresql
 from hub.accounts import Role, add_token
 from hub.database import AWAY, CommitUnknown, Database, DatabaseAway
-from hub.models import Site, Token
-from hub.sites import get_site
+from hub.errors import NotFound
+from hub.feeders import list_feeders
+from hub.history import History
+from hub.ingest import store_event
+from hub.models import FEEDER, Site, Token
+from hub.protocol.messages import Event
+from hub.quiet_log import QuietLines
+from hub.sites import delete_site, get_site
+from hub.stream import LiveStream
 from tests.chaos.line import Line, Way
 from tests.hub.conftest import NOW, SITE, PostgresDatabases
 
@@ -232,3 +241,54 @@ async def test_who_waits_too_long_for_a_lock_is_told_that_the_database_cannot_be
         with pytest.raises(DatabaseAway):
             await database.write(lock_site(SITE))
         await database.write(lock_site("pond8"))
+
+
+# --- times --------------------------------------------------------------------------------------------------------
+
+
+@on_postgresql
+@pytest.mark.parametrize("patient", [False, True])
+async def test_times_are_read_whatever_zone_the_server_is_in(
+    postgres: PostgresDatabases, database_url: str, patient: bool
+) -> None:
+    postgres.execute(f"ALTER DATABASE {make_url(database_url).database} SET timezone = 'Asia/Tokyo'")
+    last = datetime(9999, 12, 31, 23, 59, 59, 999000, UTC)
+    async with Database(database_url, patient=patient) as database:
+        await database.write(
+            lambda session: session.connection().execute(update(FEEDER).values(state_at=last)) and None
+        )
+        feeders = await database.read(lambda session: list_feeders(session, SITE, None, 10))
+        assert [feeder.state_at for feeder in feeders] == [last, last]
+
+
+# --- a site that goes -----------------------------------------------------------------------------------------------
+
+
+@on_postgresql
+async def test_what_a_site_says_while_another_hub_deletes_it_is_of_no_site(
+    database: Database, database_url: str, stream: LiveStream
+) -> None:
+    deleted, go_on = threading.Event(), threading.Event()
+
+    def delete(session: Session) -> None:
+        delete_site(session, SITE)
+        session.flush()
+        deleted.set()
+        go_on.wait(10)
+
+    said = {"id": str(ULID()), "seq": 1, "kind": "meal", "at": NOW}
+    history = History(database, stream, QuietLines())
+    async with Database(database_url) as other:
+        deleting = asyncio.ensure_future(other.write(delete))
+        assert await asyncio.to_thread(deleted.wait, 5)
+        works = [
+            asyncio.ensure_future(
+                database.write(lambda session: store_event(session, SITE, "f1", Event.model_validate(said), NOW))
+            ),
+            asyncio.ensure_future(history.begin(SITE, "session-1")),
+        ]
+        await asyncio.wait(works, timeout=0.3)
+        go_on.set()
+        await deleting
+        outcomes = await asyncio.gather(*works, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [NotFound, NotFound]

@@ -678,8 +678,14 @@ async def test_a_nul_in_a_text_is_not_the_schema(process: Process, field: str) -
     assert not await alive(process)
 
 
-@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-async def test_a_time_that_utc_does_not_have_is_not_the_schema(process: Process, at: str) -> None:
+@pytest.mark.parametrize(
+    "at",
+    [
+        *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.999Z"),
+        *("1969-12-31T23:59:59.999Z", "3000-01-01T00:00:00Z"),
+    ],
+)
+async def test_a_time_that_no_clock_shows_is_not_the_schema(process: Process, at: str) -> None:
     said = state(1).model_dump(mode="json") | {"at": at}
     await process.link.take(STATE, json.dumps(said).encode())
     assert [entry["reason"] for entry in await process.rejects.last(SITE)] == ["not-the-schema"]
