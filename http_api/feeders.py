@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.answers import answer_to, idempotency_key, preferred_wait_s
-from http_api.operations import Call, Operation, json_answer, number_cursor
+from http_api.operations import Call, Operation, json_answer, number_cursor, row_number
 from http_api.schemas import (
     ChangeQuery,
     ConfigBody,
@@ -122,7 +122,7 @@ async def list_revisions(call: Call) -> Response:
 async def restore_revision(call: Call) -> Response:
     """An old config is ordered anew: a change like any other."""
     wanted = str(call.request.path_params["revision"])
-    number = int(wanted) if wanted.isdecimal() and len(wanted) <= 18 else 0
+    number = row_number(wanted) or 0
     revision = await call.services.database.read(
         lambda session: feeders.get_revision(session, call.site, call.feeder, number)
     )

@@ -30,6 +30,9 @@ from hub.stream import LiveStream
 TOKEN_REMEMBERED_S: Final = 5.0
 """A token that is revoked may go on working for so long."""
 
+_LAST_ROW: Final = 2**31 - 1
+"""PostgreSQL's columns of rows that are numbered take no more."""
+
 log = structlog.get_logger()
 B = TypeVar("B", bound=BaseModel)
 
@@ -188,6 +191,12 @@ def number_cursor(cursor: str | None) -> int | None:
     """Raises InvalidOrder for a cursor that no page gave."""
     if cursor is None:
         return None
-    if not cursor.isdecimal() or len(cursor) > 18:
+    number = row_number(cursor)
+    if number is None:
         raise InvalidOrder("cursor must be the `next` of an earlier page.")
-    return int(cursor)
+    return number
+
+
+def row_number(text: str) -> int | None:
+    """None: no row has such a number."""
+    return int(text) if text.isdecimal() and len(text) <= 10 and int(text) <= _LAST_ROW else None

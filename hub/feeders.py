@@ -30,14 +30,15 @@ _BOUNDS: Final = ("ge", "le", "gt", "lt", "max_length", "min_length")
 
 
 def faults_of(error: ValidationError, prefix: str = "") -> list[Fault]:
-    """Every field at fault, with the limit that it broke."""
+    """Every field at fault, with the limit that it broke and its value."""
     return [
         Fault(
             prefix + ".".join(str(part) for part in fault["loc"]) or "body",
             fault["msg"].removeprefix("Value error, "),
-            next((float(fault["ctx"][bound]) for bound in _BOUNDS if bound in fault.get("ctx", {})), None),
+            limit := next((float(fault["ctx"][bound]) for bound in _BOUNDS if bound in fault.get("ctx", {})), None),
+            None if limit is None or not isinstance(fault["input"], int | float) else fault["input"],
         )
-        for fault in error.errors(include_url=False, include_input=False)
+        for fault in error.errors(include_url=False)
     ]
 
 

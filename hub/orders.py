@@ -4,7 +4,7 @@ A command's row is committed as `sent` before it is published: from then on the 
 to this process. What waits (see `hub.waiting`) is committed as `pending`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
@@ -32,9 +32,9 @@ from hub.models import (
     command_row,
 )
 from hub.protocol import messages
-from hub.protocol.messages import ARGUMENTS, FEEDER_COMMANDS, FeederConfig
+from hub.protocol.messages import ARGUMENTS, FEEDER_COMMANDS, MAX_VERSION, FeederConfig
 from hub.protocol.topics import Topics
-from hub.safety import check_dose
+from hub.safety import check_dose, left_today_g
 from hub.sites import get_site
 from hub.statements import Statement
 
@@ -238,8 +238,7 @@ def _for_feeder(session: Session, order: Order, feeder: str, now: datetime) -> _
         _check_if_match(order, target)
         change = messages.SetConfig(
             config=_merged(order.args, target) if order.patch else parse_config(order.args),
-            # A desktop that is ahead of this database (restored from a backup) must not refuse it as old.
-            config_version=max(target.last_version, target.reported_version or 0) + 1,
+            config_version=_next_version(target.last_version, target.reported_version or 0),
             local_rev=target.local_rev,
             time_zone=target.time_zone,
         )
@@ -251,7 +250,13 @@ def _for_feeder(session: Session, order: Order, feeder: str, now: datetime) -> _
             in_flight_id=in_flight_id,
             waiting_id=None if pending_id == in_flight_id else pending_id,
         )
-    args = check_arguments(order.name, order.args)
+    try:
+        args = check_arguments(order.name, order.args)
+    except InvalidOrder as error:
+        if order.name != "feed" or all(fault.limit is None for fault in error.faults):
+            raise
+        left_g = left_today_g(session, order.site, feeder, target, now)
+        raise InvalidOrder(str(error), [replace(fault, left_today_g=left_g) for fault in error.faults]) from error
     if order.name != "feed":
         return _Ready(args, target.stop_epoch)
     check_dose(session, order.site, feeder, args["grams"], target, now)
@@ -349,6 +354,16 @@ def check_arguments(name: str, args: JsonObject) -> JsonObject:
             [Fault(f"args.{key}", f"{name} has no such argument") for key in unknown],
         )
     return checked.model_dump()
+
+
+def _next_version(last: int, reported: int) -> int:
+    """A desktop that is ahead of this database (restored from a backup) must not refuse it as old.
+
+    There is none after the highest that a farm may report; where it reports another one now, that counts.
+    """
+    if reported >= MAX_VERSION:
+        raise InvalidOrder(f"The farm reports config version {reported}; there is no newer one.")
+    return (max(last, reported) if last < MAX_VERSION else reported) + 1
 
 
 def _check_if_match(order: ConfigOrder, feeder: FeederRow) -> None:

@@ -76,6 +76,20 @@ def check_dose(session: Session, site: str, feeder: str, grams: float, target: A
 
     target: the feeder's row, locked, with its site's `time_zone`; so of two doses at once one is the later.
     """
+    daily_limit_g, fed_g, last_s_ago = _so_far(session, site, feeder, target, now)
+    faults = faults_of_dose(grams, daily_limit_g, fed_g, last_s_ago)
+    if faults:
+        raise InvalidOrder("The dose would break a safety limit; nothing was sent.", faults)
+
+
+def left_today_g(session: Session, site: str, feeder: str, target: Any, now: datetime) -> float:
+    """Grams that the feeder may still be fed today."""
+    daily_limit_g, fed_g, _ = _so_far(session, site, feeder, target, now)
+    return max(0.0, daily_limit_g - fed_g)
+
+
+def _so_far(session: Session, site: str, feeder: str, target: Any, now: datetime) -> tuple[float, float, float | None]:
+    """The daily limit, what was fed of it today, and how many seconds ago the last dose was ordered."""
     midnight, next_midnight = day_of(now, ZoneInfo(target.time_zone))
     doses = _doses(session, site, feeder, min(midnight, now - timedelta(seconds=_PAUSE_S)))
     last_s_ago = None if not doses else (now - max(dose.ordered_at for dose in doses)).total_seconds()
@@ -83,10 +97,7 @@ def check_dose(session: Session, site: str, feeder: str, grams: float, target: A
     config = config_of(target.reported_config)
     # Where the farm's config is not known yet the desktop alone holds the daily limit.
     daily_limit_g = LIMITS["daily_limit_g"].maximum if config is None else config.daily_limit_g
-    fed_g = fed_today_g(_fed(session, site, feeder, midnight, next_midnight), today)
-    faults = faults_of_dose(grams, daily_limit_g, fed_g, last_s_ago)
-    if faults:
-        raise InvalidOrder("The dose would break a safety limit; nothing was sent.", faults)
+    return daily_limit_g, fed_today_g(_fed(session, site, feeder, midnight, next_midnight), today), last_s_ago
 
 
 _OF_A_DOSE: Final = ("id", "created_at", "args", "state", "result")

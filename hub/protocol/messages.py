@@ -13,6 +13,8 @@ from hub.protocol.times import Instant
 from hub.protocol.topics import Id, Ulid
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
+MAX_VERSION: Final = 2**53 - 1
+Version = Annotated[int, Field(ge=0, le=MAX_VERSION)]
 Grams = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 NO_NUL: Final = r"^[^\x00]*$"
 """Databases do not take it."""
@@ -134,7 +136,7 @@ class State(Model):
     seq: Count
     journal_id: SessionId
     config: FeederConfig
-    config_version: Count
+    config_version: Version
     local_rev: Count = Field(description="raised by every edit made on the farm itself")
     condition: Condition
     control: Control
@@ -173,7 +175,7 @@ class Answer(Model):
     code: Word | None = None
     detail: Text | None = None
     config: FeederConfig | None = Field(default=None, description="the config as it is now, read back from the PLC")
-    config_version: Count | None = None
+    config_version: Version | None = None
     local_rev: Count | None = None
     dispensed_g: Grams | None = Field(default=None, description="by the PLC's counter")
     feeders: dict[Id, StopConfirmation] | None = None
@@ -208,7 +210,7 @@ class SetConfig(Model):
     """The whole config; `local_rev` is the farm's revision that the change was made upon."""
 
     config: FeederConfig
-    config_version: Count
+    config_version: Version
     local_rev: Count
     time_zone: str = Field(description="IANA name of the site's time zone")
 

@@ -240,3 +240,11 @@ def test_a_wrong_site_is_not_made(farm: Farm, body: dict[str, Any], field: str) 
 def test_a_site_is_made_once(scene: Scene) -> None:
     problem(scene.site.api.post("/sites", json={"site": scene.site.name}), 409, "already-exists")
     assert scene.site.put_config().status_code == 200, "its desktop is still let in"
+
+
+@pytest.mark.parametrize("number", ["999999999999999999", "9999999999", "2147483648"])
+def test_a_number_that_no_row_has_is_no_cursor_and_no_revision(scene: Scene, number: str) -> None:
+    for path in ("/feeders/f1/config/revisions", "/presence"):
+        problem(scene.site.api.get(scene.site.path(path), params={"cursor": number}), 422, "invalid")
+    restore = scene.site.path(f"/feeders/f1/config/revisions/{number}/restore")
+    problem(scene.site.api.post(restore), 404, "not-found")

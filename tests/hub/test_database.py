@@ -49,6 +49,7 @@ ROWS_OF_THE_FIRST_VERSION = [
         f"'{state}', 'anna', 'h1', 0, {MOMENT}, {MOMENT}, {MOMENT}, 0)"
         for feeder, command, state in (("f1", "C1", "sent"), ("f2", "C2", "unknown"))
     ),
+    f"INSERT INTO feeder_event VALUES ('pond7', 'E1', 'f1', 1, 'meal', {MOMENT}, 1, 1, NULL, NULL, {MOMENT})",
 ]
 
 

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, select
 
@@ -531,3 +533,17 @@ def test_a_command_that_cannot_be_stored_leaves_no_trace(session: Session) -> No
 def test_a_stored_config_is_a_config(session: Session) -> None:
     command = placed(session, config_order())
     assert FeederConfig.model_validate(command.args["config"]).model_dump() == CONFIG
+
+
+@pytest.mark.parametrize("junk", [2**53 - 1, 2**53])
+def test_a_feeder_whose_farm_has_reported_a_version_beyond_all_heals_with_its_next_state(
+    session: Session, junk: int
+) -> None:
+    values = {"last_version": junk, "reported_version": junk}
+    session.connection().execute(update(Feeder).values(values))
+    with pytest.raises(InvalidOrder, match="no newer one"):
+        placed(session, config_order())
+    take_state(session, SITE, "f1", state(config_version=7), NOW)
+    assert placed(session, config_order()).args["config_version"] == 8
+    with pytest.raises(ValidationError):
+        state(config_version=2**53)

@@ -150,3 +150,10 @@ def test_where_the_farms_config_is_not_known_the_desktop_holds_the_daily_limit(s
     dose(session, 20_000)
     refused(session, 20_000, after(1))
     dose(session, 20_000, after(PAUSE_S))
+
+
+@pytest.mark.both_databases
+def test_a_dose_over_the_limit_of_one_dose_is_told_with_its_value_and_what_is_left_today(farm: Session) -> None:
+    dose(farm, 400)
+    (fault,) = refused(farm, 30_000, after(60)).faults
+    assert (fault.field, fault.limit, fault.value, fault.left_today_g) == ("args.grams", 20_000, 30_000, 600)
