@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from sqlalchemy import bindparam, insert, select, text, update
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
-from hub.database import Database
+from hub.database import Database, DatabaseAway
 from hub.models import COMMAND_STEP, FEEDER, Feeder
 from hub.statements import Statement, row_type
 from tests.hub.conftest import CONFIG, NOW, SITE
@@ -98,7 +98,7 @@ async def test_a_connection_that_is_lost_is_replaced(dialect: str, database: Dat
             )
         FIND.first(session, feeder="f1")
 
-    with pytest.raises(OperationalError):
+    with pytest.raises(DatabaseAway):
         await database.write(lose)
     found = await database.write(lambda session: FIND.first(session, feeder="f1"))
     assert found is not None
