@@ -69,6 +69,8 @@ LINK_WITHIN_S: Final = 5.0
 HTTP_STOPS_WITHIN_S: Final = 2
 THREADS_TAKE_TURNS_EVERY_S: Final = 0.0005
 """A change passes through three threads (event loop, database, MQTT); at Python's 5 ms each waits for the others."""
+GARBAGE_THRESHOLDS: Final = (20_000, 20, 20)
+"""Every message makes hundreds of objects, hardly any of them in a cycle: Python's 700 make the collector run for each."""
 
 log = structlog.get_logger()
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -110,6 +112,7 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
             await say_hello(settings, services, listening, broker_urls, with_demo=with_demo)
             gc.collect()
             gc.freeze()  # what is there now stays; the collector need not look at it again
+            gc.set_threshold(*GARBAGE_THRESHOLDS)
             await stop.wait()
             log.info("stopping")
     log.info("stopped")
