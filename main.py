@@ -68,9 +68,9 @@ from hub.valkey import embedded_valkey
 LINK_WITHIN_S: Final = 5.0
 HTTP_STOPS_WITHIN_S: Final = 2
 THREADS_TAKE_TURNS_EVERY_S: Final = 0.0005
-"""A change passes through three threads (event loop, database, MQTT); at Python's 5 ms each waits for the others."""
+"""A change goes from the event loop to the database's thread and back; at Python's 5 ms each waits for the other."""
 GARBAGE_THRESHOLDS: Final = (20_000, 20, 20)
-"""Every message makes hundreds of objects, hardly any of them in a cycle: Python's 700 make the collector run for each."""
+"""A message makes hundreds of objects, few of them in a cycle: at Python's 700 the collector runs for every message."""
 
 log = structlog.get_logger()
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
