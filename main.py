@@ -33,7 +33,7 @@ from broker.listeners import ListenError, allow_many_connections
 from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
-from http_api.app import App
+from http_api.app import create_app
 from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
@@ -378,7 +378,7 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
     """HTTP on that socket, from the beginning to the end of the block."""
     server = Server(
         uvicorn.Config(
-            App(services),
+            create_app(services),
             http=OneWriteProtocol,
             lifespan="off",
             log_config=None,
