@@ -482,8 +482,8 @@ async def test_a_desktop_that_answers_no_thanks_costs_no_memory(
         await process.link.take(EVENTS, event(seq))
     await process.link.told("ack_events", 2)
     present = process.conversation._present[SITE]
-    assert len(present.events[FEEDER].stored) < 20
-    assert len(present.thanks) <= 100
+    assert len(present.thanks._events[FEEDER].stored) < 20
+    assert len(present.thanks._said) <= 100
 
 
 @pytest.mark.both_databases
