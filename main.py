@@ -33,7 +33,7 @@ from broker.listeners import ListenError, allow_many_connections
 from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
-from http_api.app import App
+from http_api.app import create_app
 from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
@@ -68,7 +68,9 @@ from hub.valkey import embedded_valkey
 LINK_WITHIN_S: Final = 5.0
 HTTP_STOPS_WITHIN_S: Final = 2
 THREADS_TAKE_TURNS_EVERY_S: Final = 0.0005
-"""A change passes through three threads (event loop, database, MQTT); at Python's 5 ms each waits for the others."""
+"""A change goes from the event loop to the database's thread and back; at Python's 5 ms each waits for the other."""
+GARBAGE_THRESHOLDS: Final = (20_000, 20, 20)
+"""A message makes hundreds of objects, few of them in a cycle: at Python's 700 the collector runs for every message."""
 
 log = structlog.get_logger()
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -110,6 +112,7 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
             await say_hello(settings, services, listening, broker_urls, with_demo=with_demo)
             gc.collect()
             gc.freeze()  # what is there now stays; the collector need not look at it again
+            gc.set_threshold(*GARBAGE_THRESHOLDS)
             await stop.wait()
             log.info("stopping")
     log.info("stopped")
@@ -375,7 +378,7 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
     """HTTP on that socket, from the beginning to the end of the block."""
     server = Server(
         uvicorn.Config(
-            App(services),
+            create_app(services),
             http=OneWriteProtocol,
             lifespan="off",
             log_config=None,

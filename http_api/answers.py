@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic_core import to_json
+from starlette.requests import Request
 from starlette.responses import Response
 
 from http_api import problems
 from http_api.problems import problem
-from http_api.requests import Request
 from http_api.schemas import CommandView
 from hub.command_states import CommandState
 from hub.errors import InvalidOrder
@@ -34,7 +34,7 @@ def idempotency_key(request: Request, owner: str, body: object) -> Key | None:
     if not _KEY.match(text):
         raise InvalidOrder("Idempotency-Key must be 1 to 200 visible ASCII characters.")
     # The same request is the same whatever its spacing and the order of its keys.
-    same = json.dumps([request.method, request.path, body], sort_keys=True)
+    same = json.dumps([request.method, request.scope["path"], body], sort_keys=True)
     return Key(owner, text, hashlib.sha256(same.encode()).hexdigest())
 
 

@@ -6,15 +6,17 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from http_api import commands, feeders, problems, service, sites, stream
 from http_api.openapi import document
 from http_api.operations import Doorkeeper, Operation, Services, answer
+from http_api.paths import PathTree
 from http_api.problems import problem
-from http_api.requests import Request
-from http_api.routes import Routes
 
 PREFIX: Final = "/api/v1"
 OPERATIONS: tuple[Operation, ...] = (
@@ -28,46 +30,49 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
 
 
-class App:
-    """The ASGI application for these services.
+def create_app(services: Services) -> Starlette:
+    """The ASGI application for these services."""
+    doorkeeper = Doorkeeper(services)
+    openapi = json.dumps(document(OPERATIONS, services.version, PREFIX)).encode()
 
-    Its own, and not Starlette's: that looks through the routes one after the other, and its layers cost as much as what
-    most calls do.
-    """
+    async def openapi_json(_request: Request) -> Response:
+        return Response(openapi, media_type="application/json")
 
-    def __init__(self, services: Services) -> None:
-        doorkeeper = Doorkeeper(services)
-        openapi = json.dumps(document(OPERATIONS, services.version, PREFIX)).encode()
+    endpoints: dict[str, dict[str, Endpoint]] = {
+        PREFIX + "/openapi.json": {"GET": openapi_json},
+        "/docs/problems": {"GET": service.problem_page},
+        "/healthz": {"GET": service.healthz},
+        "/readyz": {"GET": functools.partial(service.readyz, services)},
+        "/metrics": {"GET": service.metrics},
+    }
+    for operation in OPERATIONS:
+        by_method = endpoints.setdefault(PREFIX + operation.path, {})
+        by_method[operation.method] = functools.partial(answer, operation, doorkeeper)
+    return Starlette(routes=[AllPaths(endpoints)])
 
-        async def openapi_json(_request: Request) -> Response:
-            return Response(openapi, media_type="application/json")
 
-        endpoints: dict[str, dict[str, Endpoint]] = {
-            PREFIX + "/openapi.json": {"GET": openapi_json},
-            "/docs/problems": {"GET": service.problem_page},
-            "/healthz": {"GET": service.healthz},
-            "/readyz": {"GET": functools.partial(service.readyz, services)},
-            "/metrics": {"GET": service.metrics},
-        }
-        for operation in OPERATIONS:
-            by_method = endpoints.setdefault(PREFIX + operation.path, {})
-            by_method[operation.method] = functools.partial(answer, operation, doorkeeper)
-        self._routes = Routes[dict[str, Endpoint]]()
+class AllPaths(BaseRoute):
+    """One route for every path: Starlette's own are tried one after the other, and here are many."""
+
+    def __init__(self, endpoints: dict[str, dict[str, Endpoint]]) -> None:
+        self._tree = PathTree[dict[str, Endpoint]]()
         for path, by_method in endpoints.items():
             if "GET" in by_method:
                 by_method["HEAD"] = by_method["GET"]
-            self._routes.add(path, by_method)
+            self._tree.add(path, by_method)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-            return
-        found, path_params = self._routes.find(scope["path"])
-        request = Request.of(scope, receive, path_params)
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        by_method, path_params = self._tree.find(scope["path"])
+        return Match.FULL, {"endpoint": by_method or {}, "path_params": path_params}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
         try:
-            response = await _answer(found or {}, request)
+            response = await _answer(scope["endpoint"], request)
         except Exception as error:
-            log.error("request failed", method=request.method, path=request.path, exc_info=error)
+            log.error("request failed", method=request.method, path=scope["path"], exc_info=error)
             response = problem(problems.INTERNAL, "The hub made a mistake; its log says more.")
         await response(scope, receive, send)
 
@@ -75,8 +80,9 @@ class App:
 async def _answer(endpoints: dict[str, Endpoint], request: Request) -> Response:
     if (endpoint := endpoints.get(request.method)) is not None:
         return await endpoint(request)
+    path = request.scope["path"]
     if not endpoints:
-        return problem(problems.NOT_FOUND, f"There is nothing at {request.path}.")
+        return problem(problems.NOT_FOUND, f"There is nothing at {path}.")
     allowed = ", ".join(sorted(endpoints))
-    detail = f"{request.path} does not know {request.method}; it knows {allowed}."
+    detail = f"{path} does not know {request.method}; it knows {allowed}."
     return problem(problems.NO_SUCH_METHOD, detail, {"Allow": allowed})

@@ -4,15 +4,14 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import parse_qsl
 
 import structlog
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from http_api import problems
 from http_api.problems import Problem, problem, problem_of
-from http_api.requests import BodyTooLarge, Request
 from http_api.schemas import NoQuery, Query
 from hub.accounts import Caller, Right, caller_of
 from hub.commands import Commands
@@ -126,6 +125,10 @@ class Doorkeeper:
         return caller
 
 
+class BodyTooLarge(Exception):
+    pass
+
+
 async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request) -> Response:
     """Let the caller in, read what was sent, do it, and say what became of it."""
     services = doorkeeper.services
@@ -136,14 +139,14 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
             return problem(problems.NO_LOGIN, detail, {"WWW-Authenticate": "Bearer"})
         site = request.path_params.get("site")
         if not _may_exist(request.path_params) or (site is not None and not caller.sees(site)):
-            raise NotFound(f"There is nothing at {request.path}.")
+            raise NotFound(f"There is nothing at {request.scope['path']}.")
         beyond_its_site = site is None and caller.site is not None and operation.right is Right.ADMINISTER
         if not caller.may(operation.right) or beyond_its_site:
             return problem(problems.NOT_ALLOWED, f"This needs the right to {operation.right}; you are {caller.role}.")
         query = read_query(operation.query, request)
         body = None
         if operation.body is not None:
-            body = parse_body(operation.body, await request.body(services.max_body_bytes))
+            body = parse_body(operation.body, await read_body(request, services.max_body_bytes))
         return await operation.handle(Call(request, services, caller, query, body))
     except AWAY as error:
         log.error("the database does not answer", reason=why_away(error))
@@ -166,11 +169,27 @@ def _no_query(model: type[Query]) -> Query:
 
 def read_query(model: type[Query], request: Request) -> Query:
     try:
-        if not request.query:
+        if not request.scope["query_string"]:
             return _no_query(model)
-        return model.model_validate(dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)))
+        return model.model_validate(dict(request.query_params))
     except ValidationError as error:
         raise InvalidOrder("The query is wrong.", faults_of(error, "query.")) from error
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Raises BodyTooLarge before more than that is kept, or InvalidOrder if it ends too soon."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLarge
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise BodyTooLarge
+    except ClientDisconnect as error:
+        raise InvalidOrder("The request ended before its body was complete.") from error
+    return bytes(body)
 
 
 def parse_body(model: type[B], raw: bytes) -> B:

@@ -9,11 +9,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlmodel import select
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from http_api.operations import Services
 from http_api.problems import ALL
-from http_api.requests import Request
 from hub.database import AWAY, why_away
 from hub.errors import Unavailable
 

@@ -29,6 +29,7 @@ from hub.protocol.messages import Command, CommandName, Heartbeat, Reply, encode
 from hub.protocol.times import utc_now
 from hub.sites import require_site, stop_epochs_of
 from hub.tasks import Tasks
+from hub.thanks import Thanks
 
 PING_EVERY_S: Final = 60.0
 FRESH_FOR_S: Final = 4.0
@@ -38,8 +39,6 @@ ACK_DELAY_S: Final = 0.2
 ASK_FOR_EVENTS_EVERY_S: Final = 2.0
 _ANSWERS_KEPT_S: Final = 120.0
 _MOST_QUESTIONS: Final = 10_000
-_MOST_THANKS: Final = 100
-"""Of one session, said and not answered; the later ones cover the earlier."""
 _CANNOT_BE_STORED: Final = (NotFound, DataError, IntegrityError, OverflowError)
 """Of a feeder that is not there, or with a value that no column takes."""
 LEAST_PING_PAUSE_S: Final = 0.5
@@ -61,26 +60,6 @@ class _Asked:
 
 
 @dataclass(slots=True)
-class _Events:
-    """A feeder's events in one session, by their seq."""
-
-    waiting: set[int] = field(default_factory=set)
-    stored: set[int] = field(default_factory=set)
-
-    def through(self) -> int | None:
-        """The highest that is stored while nothing at or below it still waits; it stands for all below it."""
-        first_waiting = min(self.waiting, default=None)
-        sure = max((seq for seq in self.stored if first_waiting is None or seq < first_waiting), default=None)
-        if sure is not None:
-            self.forget(sure - 1)
-        return sure
-
-    def forget(self, through: int) -> None:
-        """The desktop has heard the thanks for these, or will hear them with later ones."""
-        self.stored = {seq for seq in self.stored if seq > through}
-
-
-@dataclass(slots=True)
 class _Present:
     """A site's living session as this process heard of it.
 
@@ -94,12 +73,7 @@ class _Present:
     pinged_at_s: float = float("-inf")
     time_told_at_s: float = float("-inf")
     ask_again_at_s: float = float("-inf")
-    events: dict[str, _Events] = field(default_factory=dict)
-    thanks: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Said and not answered: by the id under which they were said, through which seq of each feeder."""
-
-    def owes_thanks(self) -> bool:
-        return any(events.stored for events in self.events.values())
+    thanks: Thanks = field(default_factory=Thanks)
 
 
 class Conversation:
@@ -163,7 +137,7 @@ class Conversation:
     def has_more_to_say(self, site: str, heartbeat: Heartbeat) -> bool:
         """Whether the next heartbeat of a session that is known is to be answered: with the time, or with thanks."""
         present = self._who(site)
-        return present is not None and (present.owes_thanks() or self._must_know_time(present, heartbeat))
+        return present is not None and (present.thanks.owed or self._must_know_time(present, heartbeat))
 
     def _must_know_time(self, present: _Present, heartbeat: Heartbeat) -> bool:
         now_s = time.monotonic()
@@ -207,21 +181,19 @@ class Conversation:
         if present is None:  # without a heartbeat before it there is nobody to thank; it will be sent again
             yield
             return
-        events = present.events.setdefault(feeder, _Events())
-        events.waiting.add(seq)
+        present.thanks.waits(feeder, seq)
         try:
             yield
         except _CANNOT_BE_STORED:
-            events.waiting.discard(seq)
+            present.thanks.holds_nobody_up(feeder, seq)
             raise
-        events.waiting.discard(seq)
-        events.stored.add(seq)
+        present.thanks.is_stored(feeder, seq)
         self._thank_soon(site, present)
 
     def thank_again(self, site: str) -> None:
         """What thanks were not heard are said once more: the broker or the database was away, or a message was lost."""
         present = self._present.get(site)
-        if present is not None and present.owes_thanks():
+        if present is not None and present.thanks.owed:
             self._thank_soon(site, present)
 
     def _thank_soon(self, site: str, present: _Present) -> None:
@@ -248,20 +220,15 @@ class Conversation:
                 present.ask_again_at_s = now_s + ASK_FOR_EVENTS_EVERY_S
                 self._say(site, present.to, "report", {"commands": []}, stop_epoch, now_s)
             return
-        through = {feeder: seq for feeder, events in present.events.items() if (seq := events.through()) is not None}
-        if not through:
-            return
-        command_id = self._say(site, present.to, "ack_events", {"through": through}, stop_epoch, now_s)
-        if command_id is not None:
-            present.thanks[command_id] = through
-            if len(present.thanks) > _MOST_THANKS:
-                del present.thanks[next(iter(present.thanks))]
+        if through := present.thanks.through():
+            command_id = self._say(site, present.to, "ack_events", {"through": through}, stop_epoch, now_s)
+            if command_id is not None:
+                present.thanks.said(command_id, through)
 
     def _thanks_were_heard(self, site: str, reply: Reply) -> None:
         present = self._who(site)
         if present is not None and reply.status == "applied":
-            for feeder, seq in present.thanks.pop(reply.id, {}).items():
-                present.events[feeder].forget(seq)
+            present.thanks.were_heard(reply.id)
 
     # --- what comes back ---------------------------------------------------------------------------------------
 

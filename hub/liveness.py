@@ -275,9 +275,13 @@ class LivenessKeys:
     async def sessions(self, sites: Sequence[str]) -> dict[str, str]:
         """The sessions of those sites that have a key now. That one is missing may mean several things: see `read`.
 
+        Whoever asks again and again notices here that Redis came back empty, also while every site has its key.
         Raises StoreUnreachable.
         """
-        found = await self._store.calls(*(("HGET", _alive_key(site), "session") for site in sites))
+        epoch, *found = await self._store.calls(
+            ("MGET", EPOCH_KEY, RECOVERING_KEY), *(("HGET", _alive_key(site), "session") for site in sites)
+        )
+        await self._is_settled(epoch)
         return {site: session for site, session in zip(sites, found, strict=True) if session is not None}
 
     async def _look(self, *commands: tuple[Any, ...]) -> list[Any]:

@@ -24,7 +24,7 @@ from hub.command_states import CommandState
 from hub.conversation import ACK_DELAY_S
 from hub.database import CommitUnknown, DatabaseAway
 from hub.feeders import get_feeder
-from hub.liveness import Liveness
+from hub.liveness import EPOCH_KEY, RECOVERING_KEY, Liveness
 from hub.models import FeederEvent
 from hub.protocol.messages import Event
 from hub.protocol.times import utc_now
@@ -482,8 +482,8 @@ async def test_a_desktop_that_answers_no_thanks_costs_no_memory(
         await process.link.take(EVENTS, event(seq))
     await process.link.told("ack_events", 2)
     present = process.conversation._present[SITE]
-    assert len(present.events[FEEDER].stored) < 20
-    assert len(present.thanks) <= 100
+    assert len(present.thanks._events[FEEDER].stored) < 20
+    assert len(present.thanks._said) <= 100
 
 
 @pytest.mark.both_databases
@@ -626,6 +626,14 @@ async def test_a_desktop_that_is_back_before_its_end_is_written_is_held_to_be_al
     process.liveness.read = read  # type: ignore[method-assign]
     await process.rounds().go_round()
     assert await spans(process) == [("session-1", "expired"), ("session-1", None)]
+
+
+async def test_that_redis_came_back_empty_is_noticed_at_once_though_every_site_is_alive(process: Process) -> None:
+    await process.beat()
+    await process.store.redis.flushall()
+    await process.beat(seq=2)
+    await process.rounds().go_round()
+    assert await process.store.redis.exists(EPOCH_KEY, RECOVERING_KEY) == 2
 
 
 @pytest.mark.usefixtures("_often")

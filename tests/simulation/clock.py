@@ -211,6 +211,8 @@ def _task_of_its_life(
     life = LIFE.get() if context is None else context.get(LIFE)
     if life is not None:
         life.owns(task)
+        # What a killed process waited for never comes; nobody is to be told of that when Python clears up after it.
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # as asyncio does itself
     return task
 
 

@@ -286,11 +286,14 @@ class Judge:
                 self._fault(f"config of {name}: wanted {desired}, and nobody on the farm has made it {reported}")
 
     def _may_drift(self, feeder: str) -> bool:
-        """Somebody has edited what was applied last, or it cannot be known what was."""
+        """Somebody has edited what was applied last, or it cannot be known what was.
+
+        Who lost the journal's disk reports no version any more, so versions tell nothing here.
+        """
         return bool(
             self._count(
                 "SELECT EXISTS (SELECT 1 FROM feeder f JOIN config_revision r ON r.feeder_id = f.id "
-                " AND r.origin = 'local' AND r.version = f.reported_version AND r.local_rev = f.local_rev "
+                " AND r.origin = 'local' AND r.local_rev = f.local_rev AND r.config = f.reported_config "
                 f"WHERE f.id = '{feeder}') OR EXISTS (SELECT 1 FROM command "
                 f" WHERE feeder_id = '{feeder}' AND name = 'set_config' AND state = 'unresolved')"
             )

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from hub.database import Database
 from hub.sites import add_site
+from hub.tasks import GoingOn
 
 _LOG = """
 CREATE TABLE sim_log (n INTEGER PRIMARY KEY, what TEXT, id TEXT, name TEXT, was TEXT, is_now TEXT, stopped INTEGER);
@@ -79,7 +80,9 @@ class Opened(Database):
         self._read_engine = self._write_engine  # another one would have another memory
         self._pending = []
         self._arrived = asyncio.Event()
+        self._writing = GoingOn(self._write_batches, "database-write")
         self._task = None
+        self._is_open = False
 
     def migrate(self) -> None:
         """They are of the newest version already."""

@@ -2,17 +2,17 @@
 
 import pytest
 
-from http_api.routes import Routes
+from http_api.paths import PathTree
 
 PATHS = ("/healthz", "/sites", "/sites/{site}", "/sites/{site}/feeders/{feeder}/config", "/sites/{site}/commands")
 
 
 @pytest.fixture
-def routes() -> Routes[str]:
-    routes = Routes[str]()
+def tree() -> PathTree[str]:
+    tree = PathTree[str]()
     for path in PATHS:
-        routes.add(path, path)
-    return routes
+        tree.add(path, path)
+    return tree
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def routes() -> Routes[str]:
     ],
 )
 def test_a_path_leads_to_its_target_with_its_parameters(
-    routes: Routes[str], path: str, target: str, parameters: dict[str, str]
+    tree: PathTree[str], path: str, target: str, parameters: dict[str, str]
 ) -> None:
-    assert routes.find(path) == (target, parameters)
+    assert tree.find(path) == (target, parameters)
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_a_path_leads_to_its_target_with_its_parameters(
         *("/sites/p/feeders//config", "/sites/p/feeders/f1/config/more", "/healthz/more", "/nothing"),
     ],
 )
-def test_elsewhere_there_is_nothing(routes: Routes[str], path: str) -> None:
-    assert routes.find(path)[0] is None
+def test_elsewhere_there_is_nothing(tree: PathTree[str], path: str) -> None:
+    assert tree.find(path)[0] is None
 
 
 @pytest.mark.parametrize("path", ["/{what}", "/sites/all", "/sites/{other}/more"])
-def test_a_path_that_another_one_hides_is_not_taken(routes: Routes[str], path: str) -> None:
+def test_a_path_that_another_one_hides_is_not_taken(tree: PathTree[str], path: str) -> None:
     with pytest.raises(AssertionError):
-        routes.add(path, path)
+        tree.add(path, path)

@@ -27,7 +27,7 @@ class _Node(Generic[T]):
         return self.parameter[1]
 
 
-class Routes(Generic[T]):
+class PathTree(Generic[T]):
     """Paths as they are declared, `/sites/{site}`. A parameter is any text without a slash; never is it empty."""
 
     def __init__(self) -> None:
