@@ -78,7 +78,7 @@ class Opened(Database):
     def __init__(self, tables: Database) -> None:
         vars(self).update(vars(tables))
         self._read_engine = self._write_engine  # another one would have another memory
-        self._pending = []
+        self._pending, self._blocked = [], []
         self._arrived = asyncio.Event()
         self._writing = GoingOn(self._write_batches, "database-write")
         self._task = None
