@@ -18,7 +18,7 @@ from sqlmodel import Session
 from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
 from hub.database import AWAY, Database, why_away
-from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound
+from hub.errors import BrokerUnreachable, DesktopOffline, InvalidOrder, LivenessUnknown, NotFound, Refused
 from hub.liveness import AliveSession, LivenessKeys
 from hub.memory import Memory
 from hub.models import Command, CommandRow, JsonObject
@@ -37,6 +37,11 @@ TIMER_SLACK_S: Final = 0.005
 
 TARGET_REMEMBERED_S: Final = 5.0
 """An order for what was deleted may be refused for so long because its desktop is away, and not because it is gone."""
+
+_AT_THE_SAME_MOMENT: Final = (IntegrityError, InvalidOrder, Refused, LivenessUnknown, BrokerUnreachable)
+"""How an order is turned down that another process placed under the same key, between the look at the key and the row:
+it breaks the key, or a limit (with the pause between two doses), or is late for the desktop that the other one found.
+"""
 
 ENDS = Counter("feeder_hub_command_ends_total", "Commands that came to an end, by name and state.", ["name", "state"])
 DURATION = Histogram("feeder_hub_command_seconds", "From an order to its settled end.", ["name"])
@@ -87,26 +92,29 @@ class Commands:
         The command as it then is: settled, or `sent`, `received` or `unknown`. Raises NotFound, InvalidOrder, Refused
         or Unavailable; then nothing was sent. An order that was placed before is not placed again.
         """
-        command: CommandRow | None = None
-        if order.key is not None:
-            command = await self._database.read(lambda session: placed_before(session, order))
+        command = await self._placed_before(order)
         if command is None:
             try:
-                to, now = await self._addressee(order), utc_now()
-            except (DesktopOffline, LivenessUnknown):
-                await self._check_target(order)  # not there is not away
-                raise
-            if to is None:
-                wait_s = 0  # nobody is there to answer; the stop is latched, or the change waits
-            placed = await self._place(order, to, now)
-            command = placed.command
-            if placed.superseded is not None:
-                self._tell(Settled(placed.superseded, moved=True))
-            if placed.is_new and command.state == CommandState.SENT:
-                return await self._publish_and_wait(command, wait_s)
-            if placed.is_new:
-                self._stream.publish("command", command.site_id, brief(command))
+                placed, wait_s = await self._place(order, wait_s)
+            except _AT_THE_SAME_MOMENT:
+                command = await self._placed_before(order)
+                if command is None:
+                    raise
+            else:
+                command = placed.command
+                if placed.superseded is not None:
+                    self._tell(Settled(placed.superseded, moved=True))
+                if placed.is_new and command.state == CommandState.SENT:
+                    return await self._publish_and_wait(command, wait_s)
+                if placed.is_new:
+                    self._stream.publish("command", command.site_id, brief(command))
         return await self._wait_for_another(command, wait_s)
+
+    async def _placed_before(self, order: Order) -> CommandRow | None:
+        """The command that the order's key already stands for. Raises KeyReused."""
+        if order.key is None:
+            return None
+        return await self._database.read(lambda session: placed_before(session, order))
 
     async def _check_target(self, order: Order) -> None:
         """Raises NotFound. What was there a few seconds ago passes: the order is refused either way."""
@@ -115,15 +123,15 @@ class Commands:
             await self._database.read(lambda session: check_target(session, order))
             self._targets.put(target, value=True)
 
-    async def _place(self, order: Order, to: AliveSession | None, now: datetime) -> Placed:
+    async def _place(self, order: Order, wait_s: float | None) -> tuple[Placed, float | None]:
+        """The row, and how long its caller waits: not at all where nobody is there for a change that may wait."""
         try:
-            return await self._database.write(lambda session: place(session, order, to, self._desk, now))
-        except IntegrityError:
-            # Another process placed an order with the same key at the same moment.
-            earlier = await self._database.read(lambda session: placed_before(session, order))
-            if earlier is None:
-                raise
-            return Placed(earlier, is_new=False)
+            to, now = await self._addressee(order), utc_now()
+        except (DesktopOffline, LivenessUnknown):
+            await self._check_target(order)  # not there is not away
+            raise
+        placed = await self._database.write(lambda session: place(session, order, to, self._desk, now))
+        return placed, 0 if to is None else wait_s
 
     async def _publish_and_wait(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         with self._expecting(command.id) as end:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
@@ -314,6 +315,52 @@ async def test_an_order_repeated_later_is_answered_as_it_is_now_even_if_the_desk
     assert len(alive.link.said("feed")) == 1
     with pytest.raises(KeyReused):
         await alive.commands.send(order("feed", args={"grams": 1.0}, key=Key("someone", "k", "other")))
+
+
+@pytest.mark.both_databases
+@pytest.mark.dose_pause
+async def test_a_dose_that_another_process_places_under_the_same_key_meanwhile_is_not_denied(
+    start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    dose = order("feed", args=DOSE, key=Key("someone", "k", "body"))
+    write, is_placed = one.database.write, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def until_the_other_waits_for_its_lock(work: Any) -> Any:
+        def slow(session: Session) -> Any:
+            placed = work(session)
+            session.flush()
+            loop.call_soon_threadsafe(is_placed.set)
+            while not one.database.is_sqlite and not session.execute(_SOMEBODY_WAITS).scalar_one():
+                time.sleep(0.005)
+            return placed
+
+        return await write(slow)
+
+    monkeypatch.setattr(one.database, "write", until_the_other_waits_for_its_lock)
+    first = sending(one, dose, 0)
+    await asyncio.wait_for(is_placed.wait(), 5)
+    second = await other.commands.send(dose, 0)
+    assert (second.id, second.state) == ((await first).id, S.SENT)
+    assert other.link.said("feed") == []
+
+
+_SOMEBODY_WAITS = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+
+async def test_an_order_that_another_process_placed_is_not_denied_where_liveness_is_lost_meanwhile(
+    start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    pause = order("pause", key=Key("someone", "k", "body"))
+
+    async def the_first_one_found_it(_site: str) -> Any:
+        await one.commands.send(pause, 0)
+        raise LivenessUnknown("Redis has not answered.")
+
+    monkeypatch.setattr(other.liveness, "require_alive", the_first_one_found_it)
+    assert (await other.commands.send(pause, 0)).id == one.link.said("pause")[0].id
 
 
 async def test_a_refusal_is_not_kept_so_the_same_key_works_when_the_desktop_is_back(process: Process) -> None:
