@@ -131,14 +131,29 @@ class Commands:
             await self._check_target(order)  # not there is not away
             raise
         placed = await self._database.write(lambda session: place(session, order, to, self._desk, now))
-        return placed, 0 if to is None else wait_s
+        return placed, 0 if to is None and order.name != "stop_all" else wait_s
 
     async def _publish_and_wait(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         with self._expecting(command.id) as end:
-            if not self._publish(command) and command.name == "stop_all":
+            is_stop = command.name == "stop_all"
+            if not self._publish(command) and is_stop:
                 command = await self._to_be_repeated(command)
             self._stream.publish("command", command.site_id, brief(command))
-            return await self._end_of(command, end, wait_s)
+            if not is_stop or wait_s == 0:
+                return await self._end_of(command, end, wait_s)
+            looks = asyncio.create_task(self._give_up_if_away(command.site_id, end), name="is-anybody-there")
+            try:
+                return await self._end_of(command, end, wait_s)
+            finally:
+                looks.cancel()
+                await asyncio.wait({looks})
+
+    async def _give_up_if_away(self, site: str, end: asyncio.Future[CommandRow]) -> None:
+        """Nobody waits for a stop's end where nobody is there to confirm it."""
+        try:
+            await self._liveness.require_alive(site)
+        except (DesktopOffline, LivenessUnknown):
+            _give_up(end)
 
     async def _wait_for_another(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         """The end of a command that somebody else sent, or will send; it may be another process."""
@@ -149,16 +164,18 @@ class Commands:
             return await self._end_of(command, end, wait_s)
 
     async def _addressee(self, order: Order) -> AliveSession | None:
-        """The living session to send to; None for a stop of a site that is not alive, or a change that may wait."""
+        """The living session to send to; None for a change that may wait for its site, and for a stop.
+
+        A stop is for whoever hears it: it is latched and published before anybody asks who that is.
+        """
+        if order.name == "stop_all":
+            return None
         try:
             to = await self._liveness.require_alive(order.site)
-        except (DesktopOffline, LivenessUnknown) as error:
-            may_wait = isinstance(order, ConfigOrder) and order.queue_for_s is not None
-            if order.name == "stop_all" or (may_wait and isinstance(error, DesktopOffline)):
+        except DesktopOffline:
+            if isinstance(order, ConfigOrder) and order.queue_for_s is not None:
                 return None
             raise
-        if order.name == "stop_all":
-            return to
         if not self._link.connected:
             raise BrokerUnreachable(
                 "The hub has no connection to the MQTT broker now; nothing was sent. Try again soon."

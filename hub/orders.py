@@ -123,7 +123,7 @@ def placed_before(session: Session, order: Order) -> Command | None:
 def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, now: datetime) -> Placed:
     """Check the order and write its row: `sent`, or `pending` for a change that must wait.
 
-    `to` None: nobody is there (for a stop_all, or a change that may wait for its site). A change waits too while
+    `to` None: a stop_all, which is for whoever is there, or a change that may wait for its site, which is away. A change waits too while
     another one of its feeder is on its way, so that none overtakes another; of those that wait the latest counts.
     Raises NotFound, InvalidOrder, Stopped, ConfigChanged, ConfigUnknown, KeyReused; then nothing is written.
     """

@@ -467,6 +467,26 @@ async def test_a_stop_that_another_process_repeats_is_answered_to_that_process(
     assert (again.id, again.reply_to) == (stop.id, TOPICS.replies(SITE, "h2"))
 
 
+async def test_a_stop_does_not_wait_for_redis_and_is_confirmed_while_that_is_frozen(
+    alive: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def frozen(_site: str) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(alive.liveness, "require_alive", frozen)
+    await alive.commands.send(order("stop_all", None), wait_s=0)
+    assert not asked.is_set()
+    ordered = sending(alive, order("stop_all", None))
+    said = await alive.link.told("stop_all", 2)
+    await asyncio.wait_for(asked.wait(), 5)
+    assert await latched(alive)
+    await alive.answer(said.id, "applied", feeders={"f1": {"confirmed": True}, "f2": {"confirmed": True}})
+    assert (await ordered).state == S.APPLIED
+
+
 async def test_a_stop_of_a_living_site_waits_for_its_confirmation(alive: Process) -> None:
     ordered = sending(alive, order("stop_all", None))
     said = await alive.link.told("stop_all")
