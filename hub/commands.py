@@ -7,7 +7,7 @@ import asyncio
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -306,8 +306,9 @@ class Commands:
         for command in await self._database.write(
             lambda session: waiting.send_waiting(session, site, to, self._desk, now)
         ):
-            self._publish(command)
-            self._stream.publish("command", site, brief(command))
+            if command.state == CommandState.SENT:
+                self._publish(command)
+            self._tell(Settled(command, moved=True))
 
     def send_again(self, stop: Command) -> None:
         """Publish a latched stop once more, under the id that the desktop may know already, with new times.

@@ -115,6 +115,7 @@ _FOR_RULES: Final = (
         "reported_version",
         "local_rev",
         "last_version",
+        "reported_config",
         "desired_config",
         "desired_version",
         "state_journal_id",

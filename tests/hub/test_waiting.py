@@ -246,6 +246,83 @@ def test_a_change_that_comes_when_the_site_is_back_takes_the_place_of_the_one_th
     assert send(session, after(1)) == []
 
 
+# --- patches -----------------------------------------------------------------------------------------------------
+
+
+def patch(session: Session, at: datetime = NOW, to: AliveSession | None = TO, **fields: Any) -> Command:
+    return placed(session, config_order(args=fields, patch=True, queue_for_s=3600.0), at, to)
+
+
+def revision_of(session: Session, command: Command) -> ConfigRevision:
+    session.flush()
+    query = select(ConfigRevision).where(ConfigRevision.command_id == command.id)
+    return session.exec(query.execution_options(populate_existing=True)).one()
+
+
+@pytest.mark.parametrize("end", ["rejected", "failed"])
+def test_a_patch_that_waited_carries_nothing_of_a_change_that_came_to_nothing(session: Session, end: str) -> None:
+    farm_tells(session)
+    first, second = patch(session, meal_g=999.0), patch(session, silo_low_g=1.0)
+    assert second.args["config"] == CONFIG | {"meal_g": 999.0, "silo_low_g": 1.0}
+    answer(session, first, end, after(1), code="read_back_differs")
+    [sent] = send(session, after(1))
+    assert (sent.id, sent.args["config"]) == (second.id, CONFIG | {"silo_low_g": 1.0})
+    assert feeder(session).desired_config == CONFIG | {"silo_low_g": 1.0}
+    assert revision_of(session, second).config == CONFIG | {"silo_low_g": 1.0}
+
+
+def test_a_patch_that_waited_is_made_upon_what_the_change_before_it_brought_about(session: Session) -> None:
+    farm_tells(session)
+    first, second = patch(session, meal_g=999.0), patch(session, silo_low_g=1.0)
+    read_back = CONFIG | {"meal_g": 999.0}
+    answer(session, first, "applied", after(1), config=read_back, config_version=8, local_rev=3)
+    [sent] = send(session, after(1))
+    assert (sent.id, sent.args["config"]) == (second.id, read_back | {"silo_low_g": 1.0})
+
+
+def test_a_patch_carries_nothing_of_the_one_whose_place_it_took(session: Session) -> None:
+    farm_tells(session)
+    patch(session, to=None, meal_g=999.0)
+    behind = patch(session, to=None, silo_low_g=1.0)
+    assert behind.args["config"] == CONFIG | {"silo_low_g": 1.0}
+    assert patch(session, interval_s=1800).args["config"] == CONFIG | {"interval_s": 1800}
+
+
+def test_a_patch_that_does_not_fit_the_config_any_more_is_refused_and_not_wanted(session: Session) -> None:
+    farm_tells(session)
+    first, second = patch(session, daily_limit_g=9000.0), patch(session, meal_g=5000.0)
+    answer(session, first, "failed", after(1))
+    [refused] = send(session, after(1))
+    assert (refused.id, refused.state, refused.code) == (second.id, S.REFUSED, "no_longer_fits")
+    assert "5000 is more than daily_limit_g 4000" in refused.detail
+    assert story(session, second) == ["pending", "refused"]
+    row = feeder(session)
+    assert (row.pending_command_id, row.in_flight_command_id, row.desired_config) == (None, None, CONFIG)
+    assert send(session, after(2)) == []
+
+
+def test_a_patch_upon_a_config_that_nobody_came_to_know_is_refused(session: Session) -> None:
+    first = change(session, to=TO)
+    second = patch(session, silo_low_g=1.0)
+    answer(session, first, "failed", after(1))
+    [refused] = send(session, after(1))
+    assert (refused.id, refused.state) == (second.id, S.REFUSED)
+
+
+async def test_who_waits_is_told_when_a_patch_is_refused(process: Process) -> None:
+    await process.beat()
+    await process.link.told("report")
+    await process.link.take(TOPICS.state(SITE, FEEDER), state())
+    changes = [{"daily_limit_g": 9000.0}, {"meal_g": 5000.0}]
+    first = asyncio.create_task(process.commands.send(config_order(args=changes[0], patch=True)))
+    said = await process.link.told("set_config")
+    second = asyncio.create_task(process.commands.send(config_order(args=changes[1], patch=True)))
+    await until(lambda: _waits(process))
+    await process.answer(said.id, "failed", code="plc_lost")
+    assert ((await first).state, (await second).state) == (S.FAILED, S.REFUSED)
+    assert len(process.link.said("set_config")) == 1
+
+
 # --- in a hub process --------------------------------------------------------------------------------------------
 
 
