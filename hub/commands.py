@@ -257,8 +257,6 @@ class Commands:
         settled = await self._database.write(lambda session: settlement.take_reply(session, site, reply, now))
         await self._raise_contradiction(site, settled)
         self._tell(settled)
-        if settled.another_waits:
-            await self.send_waiting(site)
         return settled
 
     async def take_outcomes(self, site: str, asked_of_journal: str, outcomes: list[Outcome]) -> list[Settled]:
@@ -294,13 +292,13 @@ class Commands:
         for command in await self._database.write(work):
             self._tell(Settled(command, moved=True))
 
-    async def send_waiting(self, site: str) -> None:
-        """Send the site's changes that wait for nothing any more, if its desktop is there."""
+    async def send_waiting(self, site: str, to_session: str) -> None:
+        """Send the site's changes that wait for nothing any more, if its desktop is there in this session."""
         try:
             to = await self._liveness.require_alive(site)
         except (DesktopOffline, LivenessUnknown):
             return
-        if not self._link.connected:
+        if to.session != to_session or not self._link.connected:
             return
         now = utc_now()
         for command in await self._database.write(

@@ -123,9 +123,9 @@ def placed_before(session: Session, order: Order) -> Command | None:
 def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, now: datetime) -> Placed:
     """Check the order and write its row: `sent`, or `pending` for a change that must wait.
 
-    `to` None: a stop_all, which is for whoever is there, or a change that may wait for its site, which is away. It waits
-    too while another one of its feeder is on its way, so that none overtakes another; of those that wait the latest
-    counts.
+    `to` None: a stop_all, which is for whoever is there, or a change that may wait for its site, which is away. It
+    waits too while another one of its feeder is on its way, so that none overtakes another; of those that wait the
+    latest counts.
     Raises NotFound, InvalidOrder, Stopped, ConfigChanged, ConfigUnknown, KeyReused; then nothing is written.
     """
     earlier = placed_before(session, order)

@@ -91,7 +91,7 @@ class Rounds:
     async def _send_waiting(self) -> None:
         """What nobody else has sent: its time came while no process looked, or it took the order a moment too late."""
         for site in await self._database.read(waiting.sites_with_waiting):
-            await self._commands.send_waiting(site)
+            await self._conversation.send_what_waits(site)
 
     async def _ask_again(self) -> None:
         now = utc_now()

@@ -14,6 +14,7 @@ from hub.feeders import take_state
 from hub.liveness import AliveSession
 from hub.models import Command, ConfigRevision, Feeder
 from hub.orders import Desk
+from hub.protocol import messages
 from hub.stories import stories
 from tests.hub.conftest import (
     CONFIG,
@@ -309,24 +310,21 @@ def test_a_patch_upon_a_config_that_nobody_came_to_know_is_refused(session: Sess
     assert (refused.id, refused.state) == (second.id, S.REFUSED)
 
 
-async def test_who_waits_is_told_when_a_patch_is_refused(process: Process) -> None:
-    await process.beat()
-    await process.link.told("report")
-    await process.link.take(TOPICS.state(SITE, FEEDER), state())
-    changes = [{"daily_limit_g": 9000.0}, {"meal_g": 5000.0}]
-    first = asyncio.create_task(process.commands.send(config_order(args=changes[0], patch=True)))
-    said = await process.link.told("set_config")
-    second = asyncio.create_task(process.commands.send(config_order(args=changes[1], patch=True)))
-    await until(lambda: _waits(process))
-    await process.answer(said.id, "failed", code="plc_lost")
-    assert ((await first).state, (await second).state) == (S.FAILED, S.REFUSED)
-    assert len(process.link.said("set_config")) == 1
-
-
 # --- in a hub process --------------------------------------------------------------------------------------------
 
 
+def answers_pings(process: Process) -> None:
+    """The desktop says that it has taken the hub's time."""
+
+    def answer_ping(said: messages.Command) -> None:
+        if said.name == "ping":
+            process.link.hand(said.reply_to, reply(said.id, "applied"))
+
+    process.link.on_publish = answer_ping
+
+
 async def test_a_site_that_is_back_hears_the_time_the_report_its_stop_and_then_what_waited(process: Process) -> None:
+    answers_pings(process)
     waits = await process.commands.send(config_order(queue_for_s=60.0))
     assert waits.state == S.PENDING
     assert process.link.published == []
@@ -335,6 +333,37 @@ async def test_a_site_that_is_back_hears_the_time_the_report_its_stop_and_then_w
     assert [said.name for said in process.link.said()] == ["ping", "report", "set_config"]
     await process.answer(waits.id, "applied", config=CONFIG, config_version=1, local_rev=0)
     assert (await process.get(waits.id)).state == S.APPLIED
+
+
+async def test_what_waits_is_sent_by_no_process_before_the_session_has_confirmed_the_time_to_it(
+    start_process: StartProcess,
+) -> None:
+    """A desktop rejects it before that, for good (`clock_unknown`): its line is slow, or the session has just begun."""
+    one, other = await start_process("h1"), await start_process("h2")
+    waits = await one.commands.send(config_order(queue_for_s=60.0))
+    await one.beat()
+    await one.link.told("report")
+    await other.beat(seq=2)
+    ping = await other.link.told("ping")
+    for process in (one, other):
+        await process.rounds().go_round()
+        assert process.link.said("set_config") == []
+    await other.link.take(ping.reply_to, reply(ping.id, "applied"))
+    await one.rounds().go_round()
+    assert one.link.said("set_config") == []
+    await other.rounds().go_round()
+    assert (await other.link.told("set_config")).id == waits.id
+
+
+async def test_the_time_that_an_earlier_session_confirms_late_is_not_that_of_the_one_after_it(process: Process) -> None:
+    await process.commands.send(config_order(queue_for_s=60.0))
+    await process.beat()
+    ping = await process.link.told("ping")
+    await process.beat("session-2")
+    await process.link.told("ping", 2)
+    await process.link.take(ping.reply_to, reply(ping.id, "applied"))
+    await process.rounds().go_round()
+    assert process.link.said("set_config") == []
 
 
 async def test_without_the_wish_to_wait_a_site_that_is_away_is_refused(process: Process) -> None:
@@ -353,6 +382,7 @@ async def test_changes_of_one_feeder_from_two_processes_are_sent_one_after_the_o
     start_process: StartProcess,
 ) -> None:
     one, other = await start_process("h1"), await start_process("h2")
+    answers_pings(one)
     await one.beat()
     await one.link.told("report")
     await other.beat(seq=2)
@@ -380,6 +410,7 @@ async def test_changes_of_one_feeder_from_two_processes_are_sent_one_after_the_o
 
 
 async def test_what_nobody_sent_when_its_time_came_is_sent_by_the_next_round(process: Process) -> None:
+    answers_pings(process)
     await process.beat()
     await process.link.told("report")
     # As if its site had come back between the look at its liveness and the row.
@@ -393,6 +424,7 @@ async def test_what_nobody_sent_when_its_time_came_is_sent_by_the_next_round(pro
 
 
 async def test_who_waits_is_told_when_a_newer_change_takes_its_place(process: Process) -> None:
+    answers_pings(process)
     await process.beat()
     await process.link.told("report")
     first = asyncio.create_task(process.commands.send(config_order()))
@@ -411,3 +443,18 @@ async def test_who_waits_is_told_when_a_newer_change_takes_its_place(process: Pr
 
 async def _waits(process: Process) -> bool:
     return bool(await process.database.read(waiting.sites_with_waiting))
+
+
+async def test_who_waits_is_told_when_a_patch_is_refused(process: Process) -> None:
+    answers_pings(process)
+    await process.beat()
+    await process.link.told("report")
+    await process.link.take(TOPICS.state(SITE, FEEDER), state())
+    changes = [{"daily_limit_g": 9000.0}, {"meal_g": 5000.0}]
+    first = asyncio.create_task(process.commands.send(config_order(args=changes[0], patch=True)))
+    said = await process.link.told("set_config")
+    second = asyncio.create_task(process.commands.send(config_order(args=changes[1], patch=True)))
+    await until(lambda: _waits(process))
+    await process.answer(said.id, "failed", code="plc_lost")
+    assert ((await first).state, (await second).state) == (S.FAILED, S.REFUSED)
+    assert len(process.link.said("set_config")) == 1
