@@ -134,10 +134,11 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
     # A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is told it again.
     partial_stop = command.name == "stop_all" and reply.status == "failed"
     if partial_stop or reply.status not in FINAL_STATUSES:
-        told_more = _take_partial_stop(session, command, reply) if partial_stop else None
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
-        return Settled(moved or told_more or command, moved is not None, told_more is not None)
+        told_more = _take_partial_stop(session, command, reply) if command.name == "stop_all" else None
+        return Settled(told_more or moved or command, moved is not None, told_more is not None)
     if command.name == "stop_all" and reply.code == Code.STALE_EPOCH and _raise_epoch(session, command, now):
+        _take_partial_stop(session, command, reply)
         moved = advance(session, command.id, CommandState.UNKNOWN, "the desktop has seen a higher stop epoch", now)
         return Settled(moved or command, moved is not None)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
@@ -159,9 +160,12 @@ def _raise_epoch(session: Session, stop: CommandRow, now: datetime) -> bool:
 
 
 def _take_partial_stop(session: Session, command: CommandRow, reply: Reply) -> CommandRow | None:
-    """Which feeders have confirmed a stop until now. None: that is no news, or the stop has settled meanwhile."""
-    result = _result(reply)
-    if not reply.feeders or result == command.result:
+    """Which feeders have confirmed a stop until now; at least, that its desktop has heard of it.
+
+    None: that is no news, or the stop has settled meanwhile.
+    """
+    result = _result(reply) if reply.feeders else command.result or {}
+    if result == command.result:
         return None
     return _TAKE_PARTIAL_STOP.first(session, this=command.id, result=result)
 
