@@ -28,6 +28,7 @@ from hub.protocol.messages import Outcome, Reply, encode
 from hub.protocol.times import rfc3339, utc_now
 from hub.rejects import Rejects
 from hub.settlement import Settled
+from hub.stories import settled_of
 from hub.stream import LiveStream
 
 log = structlog.get_logger()
@@ -83,6 +84,8 @@ class Commands:
         self._link = link
         self._targets = Memory[tuple[str, str | None], bool](TARGET_REMEMBERED_S)
         self._waiting: dict[str, list[asyncio.Future[CommandRow]]] = {}
+        self._of_others: set[str] = set()
+        """Commands that somebody here waits for, and that another process may settle."""
 
     # --- from a caller -----------------------------------------------------------------------------------------
 
@@ -141,6 +144,7 @@ class Commands:
             self._stream.publish("command", command.site_id, brief(command))
             if not is_stop or wait_s == 0:
                 return await self._end_of(command, end, wait_s)
+            self._of_others.add(command.id)  # another process may repeat it, and hear its end
             looks = asyncio.create_task(self._give_up_if_away(command.site_id, end), name="is-anybody-there")
             try:
                 return await self._end_of(command, end, wait_s)
@@ -161,6 +165,7 @@ class Commands:
             command = await self.get(command.id)
             if command.state in SETTLED or command.state == CommandState.UNKNOWN:
                 return command
+            self._of_others.add(command.id)
             return await self._end_of(command, end, wait_s)
 
     async def _addressee(self, order: Order) -> AliveSession | None:
@@ -282,6 +287,15 @@ class Commands:
             self._tell(Settled(command, moved=True))
         return overdue
 
+    async def look_at_others(self) -> None:
+        """Tell who waits here for a command that another process has settled. While nobody does, nobody asks."""
+        self._of_others &= self._waiting.keys()
+        if not self._of_others:
+            return
+        ids = sorted(self._of_others)
+        for command in await self._database.read(lambda session: settled_of(session, ids)):
+            self._wake(command)
+
     async def end_overdue(self) -> None:
         """End what has waited for too long, and what nobody will answer any more, whichever process took the order."""
         now = utc_now()
@@ -330,10 +344,13 @@ class Commands:
             _ends(command.name, command.state).inc()
             assert command.settled_at is not None
             _duration(command.name).observe((command.settled_at - command.created_at).total_seconds())
-            for end in self._waiting.pop(command.id, []):
-                if not end.done():
-                    end.set_result(command)
+            self._wake(command)
         self._stream.publish("command", command.site_id, brief(command))
+
+    def _wake(self, command: CommandRow) -> None:
+        for end in self._waiting.pop(command.id, []):
+            if not end.done():
+                end.set_result(command)
 
 
 def _give_up(end: asyncio.Future[CommandRow]) -> None:

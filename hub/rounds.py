@@ -59,7 +59,8 @@ class Rounds:
 
     async def go_round(self) -> None:
         """Every duty once. One that fails is left to the next round, and keeps nobody from the others."""
-        for duty in (self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
+        look_at_others = self._commands.look_at_others
+        for duty in (look_at_others, self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
             try:
                 await duty()
             except (Unavailable, *AWAY) as error:

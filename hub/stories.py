@@ -26,6 +26,12 @@ def stories(session: Session, command_ids: list[str]) -> dict[str, list[CommandS
     return found
 
 
+def settled_of(session: Session, command_ids: list[str]) -> list[Command]:
+    """Those of some commands that have come to their end."""
+    query = select(Command).where(col(Command.id).in_(command_ids), col(Command.settled_at).is_not(None))
+    return list(session.exec(query))
+
+
 def close(session: Session, command_id: str, by: str, remark: str, now: datetime) -> Command:
     """A person has looked into what could not be known. Again it changes nothing but who, and what.
 

@@ -305,6 +305,44 @@ async def test_the_same_order_twice_at_once_is_sent_once_and_both_learn_its_end(
     assert len(alive.link.said("feed")) == 1
 
 
+async def waits_for_another(process: Process) -> bool:
+    return bool(process.commands._of_others)
+
+
+@pytest.mark.both_databases
+async def test_who_waits_for_what_another_process_settles_learns_of_it_by_the_next_round(
+    start_process: StartProcess,
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    pause = order("pause", key=Key("someone", "k", "body"))
+    first = sending(one, pause)
+    said = await one.link.told("pause")
+    repeat = sending(other, pause)
+
+    await until(lambda: waits_for_another(other))
+    await other.rounds().go_round()
+    assert not repeat.done()
+    async with Overheard(other.stream) as overheard:
+        await one.answer(said.id, "applied")
+        await other.rounds().go_round()
+        assert ((await first).state, (await repeat).state) == (S.APPLIED, S.APPLIED)
+        await overheard.settled()
+        assert len(overheard.told("command")) == 1
+
+
+async def test_who_waits_for_its_turn_learns_by_the_next_round_that_another_process_superseded_it(
+    start_process: StartProcess,
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    await one.commands.send(config_order(), wait_s=0)
+    second = sending(other, config_order())
+
+    await until(lambda: waits_for_another(other))
+    await one.commands.send(config_order(), wait_s=0)
+    await other.rounds().go_round()
+    assert (await second).state == S.SUPERSEDED
+
+
 async def test_an_order_repeated_later_is_answered_as_it_is_now_even_if_the_desktop_is_away(alive: Process) -> None:
     key = Key("someone", "k", "body")
     command = await alive.commands.send(order("feed", args=DOSE, key=key), wait_s=0)
