@@ -27,6 +27,8 @@ ANSWERED_WITHIN: Final = timedelta(seconds=60)
 """After the deadline of a question; a reply that comes as late as that still counts."""
 NO_REPLY: Final = "no_reply"
 """The code of a question that was never answered; no desktop's."""
+NOT_READ_BACK: Final = "not_read_back"
+"""The code of a change that a desktop called applied without the config as it read it back; no desktop's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +281,14 @@ def _settle(
     result, code, detail = _result(answer), answer.code, answer.detail
     if command.name == "set_config" and to is CommandState.APPLIED:
         ordered = FeederConfig.model_validate(command.args["config"])
-        wrong = [] if answer.config is None else differences(ordered, answer.config)
-        if wrong:
+        if answer.config is None:
+            to, code = CommandState.FAILED, NOT_READ_BACK
+            detail = "The desktop said applied, but not what it read back from the PLC: whether it holds is not known."
+        elif wrong := differences(ordered, answer.config):
             to, code = CommandState.FAILED, Code.READ_BACK_DIFFERS
             detail = f"The desktop said applied, but what it read back differs in {', '.join(wrong)}."
         else:
-            as_ordered = {name: command.args[name] for name in ("config", "config_version", "local_rev")}
+            as_ordered = {name: command.args[name] for name in ("config_version", "local_rev")}
             result = as_ordered | result
     moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None)
     if moved is None:

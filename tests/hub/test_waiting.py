@@ -129,7 +129,7 @@ def test_an_old_change_is_answered_to_the_process_that_sends_it_and_a_young_one_
     change(session)
     [old] = send(session, after(600), other)
     assert old.hub_id == "h2"
-    answer(session, old, "applied", after(601))
+    answer(session, old, "applied", after(601), config=old.args["config"])
     change(session, at=after(700))
     [young] = send(session, after(701), other)
     assert young.hub_id == "h1"
@@ -197,11 +197,11 @@ def test_a_change_waits_while_another_one_of_its_feeder_is_on_its_way(session: S
     assert send(session, after(1)) == []
     answer(session, first, "received", after(1))
     assert send(session, after(1)) == []
-    settled = answer(session, first, "applied", after(2))
+    settled = answer(session, first, "applied", after(2), config=CONFIG | {"meal_g": 300.0})
     assert settled.another_waits
     [sent] = send(session, after(2))
     assert sent.id == second.id
-    assert not answer(session, second, "applied", after(3)).another_waits
+    assert not answer(session, second, "applied", after(3), config=CONFIG | {"meal_g": 310.0}).another_waits
     row = feeder(session)
     assert (row.pending_command_id, row.in_flight_command_id) == (None, None)
     assert row.reported_config == CONFIG | {"meal_g": 310.0}
@@ -227,7 +227,7 @@ def test_a_change_that_is_not_answered_lets_the_next_one_go_after_its_deadline(s
     session.flush()
     assert [command.id for command in settlement.mark_overdue(session, first.deadline_at)] == [first.id]
     assert [sent.id for sent in send(session, after(11))] == [second.id]
-    answer(session, first, "applied", after(12))  # late
+    answer(session, first, "applied", after(12), config=first.args["config"])  # late
     row = feeder(session)
     assert (row.pending_command_id, row.in_flight_command_id) == (second.id, second.id)
 
