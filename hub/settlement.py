@@ -21,6 +21,8 @@ from hub.statements import Statement
 FIRST_REPORT_AFTER: Final = timedelta(seconds=2)
 LONGEST_REPORT_PAUSE: Final = timedelta(seconds=60)
 MAX_REPORTED: Final = 100
+_VOIDED: Final = (CommandState.NOT_EXECUTED, CommandState.REJECTED)
+"""What was never seen is refused where it comes after all: both say that nothing was done."""
 QUESTIONS: Final = frozenset({"ping", "report"})
 """They change nothing, and no desktop journals them."""
 ANSWERED_WITHIN: Final = timedelta(seconds=60)
@@ -310,7 +312,7 @@ def _contradiction(session: Session, command_id: str, to: CommandState, result: 
     if told is not None and told != known:
         contradiction = f"{to} with {told} g came after {command.state} with {known} g"
         kept["dispensed_g"] = told if known is None else max(told, known)
-    elif command.state != to:
+    elif command.state != to and (command.state, to) != _VOIDED:
         contradiction = f"{to} came after {command.state}"
     else:
         return None

@@ -505,6 +505,14 @@ def test_what_was_declared_not_executed_and_then_reported_as_done_is_raised(sess
     assert (row.state, dispensed_g(session, row)) == (S.NOT_EXECUTED, 250.0)
 
 
+def test_what_was_never_seen_and_is_then_refused_as_voided_is_no_contradiction(session: Session) -> None:
+    command = overdue(session, dose(session))
+    outcome(session, command, "not_seen")
+    late = answer(session, command, "rejected", 60, code="voided")
+    assert (late.moved, late.contradiction) == (False, None)
+    assert now_is(session, command).state == S.NOT_EXECUTED
+
+
 def test_an_outcome_of_another_sites_command_changes_nothing(session: Session) -> None:
     command = overdue(session, dose(session))
     said = Outcome(id=command.id, status="not_seen")
