@@ -96,8 +96,8 @@ class CloseBody(Body):
     remark: str = Field(
         min_length=1,
         max_length=1000,
-        pattern=NO_NUL,
-        description="what was found out, or done about it",
+        pattern=r"^[^\x00]*[^\x00\s][^\x00]*$",
+        description="what was found out, or done about it; not blank",
         examples=["Looked at the silo: the dose was fed."],
     )
 
