@@ -382,7 +382,7 @@ class RevisionView(View):
     at: Instant
     config: FeederConfig
     changes: dict[str, ChangeView] | None = Field(
-        description="what differs from the revision before it, by field; null: nothing is known of before"
+        description="what differs from the last revision before it that took effect, by field; null: there was none"
     )
     command_id: str | None
     outcome: CommandState | None
