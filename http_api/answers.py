@@ -91,9 +91,9 @@ def _refusal(command: CommandRow, state: CommandState, headers: dict[str, str]) 
             return problem(problems.REJECTED, f"The desktop refused it: {said}", headers, **told)
         case S.FAILED:
             return problem(problems.PLC_FAILED, f"The farm could not carry it out: {said}", headers, **told)
-        case S.SUPERSEDED:
-            return problem(problems.NOT_EXECUTED, command.detail or "A newer change took its place.", headers, **told)
-        case S.NOT_EXECUTED | S.REFUSED | S.EXPIRED:
+        case S.SUPERSEDED | S.REFUSED:
+            return problem(problems.NOT_EXECUTED, command.detail or "It was never sent.", headers, **told)
+        case S.NOT_EXECUTED | S.EXPIRED:
             detail = f"It ended as {state}: it was not done and never will be. Order it again if it is still wanted."
             return problem(problems.NOT_EXECUTED, detail, headers, **told)
         case S.UNRESOLVED:

@@ -96,8 +96,8 @@ class CloseBody(Body):
     remark: str = Field(
         min_length=1,
         max_length=1000,
-        pattern=NO_NUL,
-        description="what was found out, or done about it",
+        pattern=r"^[^\x00]*[^\x00\s][^\x00]*$",
+        description="what was found out, or done about it; not blank",
         examples=["Looked at the silo: the dose was fed."],
     )
 
@@ -382,7 +382,7 @@ class RevisionView(View):
     at: Stored
     config: FeederConfig
     changes: dict[str, ChangeView] | None = Field(
-        description="what differs from the revision before it, by field; null: nothing is known of before"
+        description="what differs from the last revision before it that took effect, by field; null: there was none"
     )
     command_id: str | None
     outcome: CommandState | None

@@ -7,7 +7,7 @@ import asyncio
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -18,7 +18,7 @@ from sqlmodel import Session
 from hub import settlement, waiting
 from hub.command_states import SETTLED, CommandState
 from hub.database import AWAY, Database, why_away
-from hub.errors import BrokerUnreachable, DesktopOffline, LivenessUnknown, NotFound
+from hub.errors import BrokerUnreachable, DesktopOffline, InvalidOrder, LivenessUnknown, NotFound, Refused
 from hub.liveness import AliveSession, LivenessKeys
 from hub.memory import Memory
 from hub.models import Command, CommandRow, JsonObject
@@ -28,6 +28,7 @@ from hub.protocol.messages import Outcome, Reply, encode
 from hub.protocol.times import rfc3339, utc_now
 from hub.rejects import Rejects
 from hub.settlement import Settled
+from hub.stories import settled_of
 from hub.stream import LiveStream
 
 log = structlog.get_logger()
@@ -37,6 +38,11 @@ TIMER_SLACK_S: Final = 0.005
 
 TARGET_REMEMBERED_S: Final = 5.0
 """An order for what was deleted may be refused for so long because its desktop is away, and not because it is gone."""
+
+_AT_THE_SAME_MOMENT: Final = (IntegrityError, InvalidOrder, Refused, LivenessUnknown, BrokerUnreachable)
+"""How an order is turned down that another process placed under the same key, between the look at the key and the row:
+it breaks the key, or a limit (with the pause between two doses), or is late for the desktop that the other one found.
+"""
 
 ENDS = Counter("feeder_hub_command_ends_total", "Commands that came to an end, by name and state.", ["name", "state"])
 DURATION = Histogram("feeder_hub_command_seconds", "From an order to its settled end.", ["name"])
@@ -78,6 +84,8 @@ class Commands:
         self._link = link
         self._targets = Memory[tuple[str, str | None], bool](TARGET_REMEMBERED_S)
         self._waiting: dict[str, list[asyncio.Future[CommandRow]]] = {}
+        self._of_others: set[str] = set()
+        """Commands that somebody here waits for, and that another process may settle."""
 
     # --- from a caller -----------------------------------------------------------------------------------------
 
@@ -87,26 +95,29 @@ class Commands:
         The command as it then is: settled, or `sent`, `received` or `unknown`. Raises NotFound, InvalidOrder, Refused
         or Unavailable; then nothing was sent. An order that was placed before is not placed again.
         """
-        command: CommandRow | None = None
-        if order.key is not None:
-            command = await self._database.read(lambda session: placed_before(session, order))
+        command = await self._placed_before(order)
         if command is None:
             try:
-                to, now = await self._addressee(order), utc_now()
-            except (DesktopOffline, LivenessUnknown):
-                await self._check_target(order)  # not there is not away
-                raise
-            if to is None:
-                wait_s = 0  # nobody is there to answer; the stop is latched, or the change waits
-            placed = await self._place(order, to, now)
-            command = placed.command
-            if placed.superseded is not None:
-                self._tell(Settled(placed.superseded, moved=True))
-            if placed.is_new and command.state == CommandState.SENT:
-                return await self._publish_and_wait(command, wait_s)
-            if placed.is_new:
-                self._stream.publish("command", command.site_id, brief(command))
+                placed, wait_s = await self._place(order, wait_s)
+            except _AT_THE_SAME_MOMENT:
+                command = await self._placed_before(order)
+                if command is None:
+                    raise
+            else:
+                command = placed.command
+                if placed.superseded is not None:
+                    self._tell(Settled(placed.superseded, moved=True))
+                if placed.is_new and command.state == CommandState.SENT:
+                    return await self._publish_and_wait(command, wait_s)
+                if placed.is_new:
+                    self._stream.publish("command", command.site_id, brief(command))
         return await self._wait_for_another(command, wait_s)
+
+    async def _placed_before(self, order: Order) -> CommandRow | None:
+        """The command that the order's key already stands for. Raises KeyReused."""
+        if order.key is None:
+            return None
+        return await self._database.read(lambda session: placed_before(session, order))
 
     async def _check_target(self, order: Order) -> None:
         """Raises NotFound. What was there a few seconds ago passes: the order is refused either way."""
@@ -115,22 +126,38 @@ class Commands:
             await self._database.read(lambda session: check_target(session, order))
             self._targets.put(target, value=True)
 
-    async def _place(self, order: Order, to: AliveSession | None, now: datetime) -> Placed:
+    async def _place(self, order: Order, wait_s: float | None) -> tuple[Placed, float | None]:
+        """The row, and how long its caller waits: not at all where nobody is there for a change that may wait."""
         try:
-            return await self._database.write(lambda session: place(session, order, to, self._desk, now))
-        except IntegrityError:
-            # Another process placed an order with the same key at the same moment.
-            earlier = await self._database.read(lambda session: placed_before(session, order))
-            if earlier is None:
-                raise
-            return Placed(earlier, is_new=False)
+            to, now = await self._addressee(order), utc_now()
+        except (DesktopOffline, LivenessUnknown):
+            await self._check_target(order)  # not there is not away
+            raise
+        placed = await self._database.write(lambda session: place(session, order, to, self._desk, now))
+        return placed, 0 if to is None and order.name != "stop_all" else wait_s
 
     async def _publish_and_wait(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         with self._expecting(command.id) as end:
-            if not self._publish(command) and command.name == "stop_all":
+            is_stop = command.name == "stop_all"
+            if not self._publish(command) and is_stop:
                 command = await self._to_be_repeated(command)
             self._stream.publish("command", command.site_id, brief(command))
-            return await self._end_of(command, end, wait_s)
+            if not is_stop or wait_s == 0:
+                return await self._end_of(command, end, wait_s)
+            self._of_others.add(command.id)  # another process may repeat it, and hear its end
+            looks = asyncio.create_task(self._give_up_if_away(command.site_id, end), name="is-anybody-there")
+            try:
+                return await self._end_of(command, end, wait_s)
+            finally:
+                looks.cancel()
+                await asyncio.wait({looks})
+
+    async def _give_up_if_away(self, site: str, end: asyncio.Future[CommandRow]) -> None:
+        """Nobody waits for a stop's end where nobody is there to confirm it."""
+        try:
+            await self._liveness.require_alive(site)
+        except (DesktopOffline, LivenessUnknown):
+            _give_up(end)
 
     async def _wait_for_another(self, command: CommandRow, wait_s: float | None) -> CommandRow:
         """The end of a command that somebody else sent, or will send; it may be another process."""
@@ -138,19 +165,22 @@ class Commands:
             command = await self.get(command.id)
             if command.state in SETTLED or command.state == CommandState.UNKNOWN:
                 return command
+            self._of_others.add(command.id)
             return await self._end_of(command, end, wait_s)
 
     async def _addressee(self, order: Order) -> AliveSession | None:
-        """The living session to send to; None for a stop of a site that is not alive, or a change that may wait."""
+        """The living session to send to; None for a change that may wait for its site, and for a stop.
+
+        A stop is for whoever hears it: it is latched and published before anybody asks who that is.
+        """
+        if order.name == "stop_all":
+            return None
         try:
             to = await self._liveness.require_alive(order.site)
-        except (DesktopOffline, LivenessUnknown) as error:
-            may_wait = isinstance(order, ConfigOrder) and order.queue_for_s is not None
-            if order.name == "stop_all" or (may_wait and isinstance(error, DesktopOffline)):
+        except DesktopOffline:
+            if isinstance(order, ConfigOrder) and order.queue_for_s is not None:
                 return None
             raise
-        if order.name == "stop_all":
-            return to
         if not self._link.connected:
             raise BrokerUnreachable(
                 "The hub has no connection to the MQTT broker now; nothing was sent. Try again soon."
@@ -232,8 +262,6 @@ class Commands:
         settled = await self._database.write(lambda session: settlement.take_reply(session, site, reply, now))
         await self._raise_contradiction(site, settled)
         self._tell(settled)
-        if settled.another_waits:
-            await self.send_waiting(site)
         return settled
 
     async def take_outcomes(self, site: str, asked_of_journal: str, outcomes: list[Outcome]) -> list[Settled]:
@@ -259,6 +287,15 @@ class Commands:
             self._tell(Settled(command, moved=True))
         return overdue
 
+    async def look_at_others(self) -> None:
+        """Tell who waits here for a command that another process has settled. While nobody does, nobody asks."""
+        self._of_others &= self._waiting.keys()
+        if not self._of_others:
+            return
+        ids = sorted(self._of_others)
+        for command in await self._database.read(lambda session: settled_of(session, ids)):
+            self._wake(command)
+
     async def end_overdue(self) -> None:
         """End what has waited for too long, and what nobody will answer any more, whichever process took the order."""
         now = utc_now()
@@ -269,20 +306,21 @@ class Commands:
         for command in await self._database.write(work):
             self._tell(Settled(command, moved=True))
 
-    async def send_waiting(self, site: str) -> None:
-        """Send the site's changes that wait for nothing any more, if its desktop is there."""
+    async def send_waiting(self, site: str, to_session: str) -> None:
+        """Send the site's changes that wait for nothing any more, if its desktop is there in this session."""
         try:
             to = await self._liveness.require_alive(site)
         except (DesktopOffline, LivenessUnknown):
             return
-        if not self._link.connected:
+        if to.session != to_session or not self._link.connected:
             return
         now = utc_now()
         for command in await self._database.write(
             lambda session: waiting.send_waiting(session, site, to, self._desk, now)
         ):
-            self._publish(command)
-            self._stream.publish("command", site, brief(command))
+            if command.state == CommandState.SENT:
+                self._publish(command)
+            self._tell(Settled(command, moved=True))
 
     def send_again(self, stop: Command) -> None:
         """Publish a latched stop once more, under the id that the desktop may know already, with new times.
@@ -306,10 +344,13 @@ class Commands:
             _ends(command.name, command.state).inc()
             assert command.settled_at is not None
             _duration(command.name).observe((command.settled_at - command.created_at).total_seconds())
-            for end in self._waiting.pop(command.id, []):
-                if not end.done():
-                    end.set_result(command)
+            self._wake(command)
         self._stream.publish("command", command.site_id, brief(command))
+
+    def _wake(self, command: CommandRow) -> None:
+        for end in self._waiting.pop(command.id, []):
+            if not end.done():
+                end.set_result(command)
 
 
 def _give_up(end: asyncio.Future[CommandRow]) -> None:

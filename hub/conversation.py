@@ -167,7 +167,16 @@ class Conversation:
         if stop is not None:
             self._commands.send_again(stop)
         if at_once:
-            await self._commands.send_waiting(site)
+            await self.send_what_waits(site)
+
+    async def send_what_waits(self, site: str) -> None:
+        """Send the changes that wait for nothing any more, once the session has confirmed the hub's time.
+
+        Before that it would reject them for good (`clock_unknown`). Each hub process goes by what was confirmed to it.
+        """
+        present = self._present.get(site)
+        if present is not None and present.time_told_at_s > float("-inf"):
+            await self._commands.send_waiting(site, present.to.session)
 
     @contextmanager
     def taking_event(self, site: str, feeder: str, seq: int) -> Iterator[None]:
@@ -240,7 +249,7 @@ class Conversation:
         if reply.status in ("received", "running"):
             return True
         if asked.name == "ping":
-            self._time_was_told(site, reply, time.monotonic() - asked.at_s)
+            self._time_was_told(asked, reply)
         if asked.name == "ack_events":
             self._thanks_were_heard(site, reply)
         present = self._who(site)
@@ -252,12 +261,15 @@ class Conversation:
         self._asked.pop(reply.id, None)
         return True
 
-    def _time_was_told(self, site: str, reply: Reply, took_s: float) -> None:
+    def _time_was_told(self, asked: _Asked, reply: Reply) -> None:
+        now_s = time.monotonic()
+        took_s = now_s - asked.at_s
         ROUND_TRIP.observe(took_s)
-        present = self._who(site)
+        present = self._who(asked.site)
         # Where it took too long the desktop has not taken the time; the next heartbeat is answered again.
-        if present is not None and reply.status == "applied" and took_s < FRESH_FOR_S:
-            present.time_told_at_s = time.monotonic()
+        has_taken_it = reply.status == "applied" and took_s < FRESH_FOR_S
+        if has_taken_it and present is not None and present.to.session == asked.session:
+            present.time_told_at_s = now_s
 
     # --- how -----------------------------------------------------------------------------------------------------
 

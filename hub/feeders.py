@@ -6,14 +6,17 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
-from sqlalchemy import and_, bindparam, func, insert, update
+from sqlalchemy import and_, bindparam, func, insert, or_, update
 from sqlalchemy import select as sa_select
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
+from hub.command_states import CommandState
 from hub.errors import Fault, InvalidOrder, NotFound
 from hub.models import (
     CONFIG_REVISION,
     FEEDER,
+    Command,
     CommandRow,
     ConfigRevision,
     Feeder,
@@ -108,6 +111,7 @@ _FOR_RULES: Final = (
         "reported_version",
         "local_rev",
         "last_version",
+        "reported_config",
         "desired_config",
         "desired_version",
         "state_journal_id",
@@ -266,25 +270,38 @@ def add_revision(
 
 @dataclass(frozen=True, slots=True)
 class RevisionPage:
-    """Revisions of a feeder's config, the newest first, each with the config before it (None for the first one)."""
+    """Revisions of a feeder's config, the newest first, each with the config that held before it.
+
+    That is the last one before it that took effect; None: there was none.
+    """
 
     items: list[tuple[ConfigRevision, JsonObject | None]]
     next: int | None
 
 
 def list_revisions(session: Session, site: str, feeder: str, before: int | None, limit: int) -> RevisionPage:
+    earlier: Any = aliased(ConfigRevision)
+    # Made on the farm; applied; or ordered so long ago that its command is not kept any more.
+    took_effect = or_(earlier.command_id.is_(None), col(Command.state) == CommandState.APPLIED)
+    held_before = (
+        select(earlier.config)
+        .outerjoin(Command, col(Command.id) == earlier.command_id)
+        .where(earlier.site_id == site, earlier.feeder_id == feeder, earlier.id < ConfigRevision.id, took_effect)
+        .order_by(earlier.id.desc())
+        .limit(1)
+        .correlate(ConfigRevision)
+        .scalar_subquery()
+    )
     query = (
-        select(ConfigRevision)
+        select(ConfigRevision, held_before)
         .where(ConfigRevision.site_id == site, ConfigRevision.feeder_id == feeder)
         .order_by(col(ConfigRevision.id).desc())
         .limit(limit + 1)
     )
     if before is not None:
         query = query.where(col(ConfigRevision.id) < before)
-    rows = list(session.exec(query))
-    older: list[JsonObject | None] = [*(row.config for row in rows[1:]), None]
-    items = list(zip(rows[:limit], older, strict=False))
-    return RevisionPage(items, rows[limit - 1].id if len(rows) > limit else None)
+    rows = [(revision, config) for revision, config in session.exec(query)]
+    return RevisionPage(rows[:limit], rows[limit - 1][0].id if len(rows) > limit else None)
 
 
 def get_revision(session: Session, site: str, feeder: str, revision: int) -> ConfigRevision:

@@ -106,6 +106,8 @@ class Ingest:
         settled = await self._commands.take_reply(address.site, reply)
         if settled.command is None:
             raise Rejected("unknown-command", f"site {address.site} was sent no command {reply.id}")
+        if settled.another_waits:
+            await self._conversation.send_what_waits(address.site)
         journal_id = settled.command.journal_id
         if settled.command.name == "report" and reply.outcomes and journal_id is not None:
             await self._commands.take_outcomes(address.site, journal_id, reply.outcomes)

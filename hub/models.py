@@ -136,6 +136,8 @@ class Command(SQLModel, table=True):
     feeder_id: str | None = Field(default=None, max_length=63)
     name: str = Field(max_length=32)
     args: JsonObject = _json()
+    patch: JsonObject | None = _json(default=None)
+    """Of a change that waited: what its config is made of, upon the farm's config when it is sent; None: the whole."""
     state: str = Field(max_length=16)
     """One of CommandState."""
     code: str | None = Field(default=None, max_length=64)

@@ -17,7 +17,7 @@ from ulid import ULID
 from hub import settlement
 from hub.command_states import CommandState
 from hub.errors import ConfigChanged, ConfigUnknown, Fault, InvalidOrder, KeyReused, NotFound, Stopped
-from hub.feeders import add_revision, config_of, dose_duration, etag, faults_of, get_feeder, parse_config
+from hub.feeders import add_revision, dose_duration, etag, faults_of, get_feeder, parse_config
 from hub.liveness import AliveSession
 from hub.models import (
     COMMAND,
@@ -123,8 +123,9 @@ def placed_before(session: Session, order: Order) -> Command | None:
 def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, now: datetime) -> Placed:
     """Check the order and write its row: `sent`, or `pending` for a change that must wait.
 
-    `to` None: nobody is there (for a stop_all, or a change that may wait for its site). A change waits too while
-    another one of its feeder is on its way, so that none overtakes another; of those that wait the latest counts.
+    `to` None: a stop_all, which is for whoever is there, or a change that may wait for its site, which is away. It
+    waits too while another one of its feeder is on its way, so that none overtakes another; of those that wait the
+    latest counts.
     Raises NotFound, InvalidOrder, Stopped, ConfigChanged, ConfigUnknown, KeyReused; then nothing is written.
     """
     earlier = placed_before(session, order)
@@ -137,10 +138,7 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
         ready = _for_feeder(session, order, order.feeder, now)
     waits = ready.config is not None and (to is None or ready.in_flight_id is not None)
     superseded = None if ready.waiting_id is None else _supersede(session, ready.waiting_id, command_id, now)
-    may_take_s = desk.timeout_s
-    if isinstance(order, ConfigOrder) and waits and order.queue_for_s is not None:
-        may_take_s = max(order.queue_for_s, may_take_s if to is not None else 0)
-    expires_at = now + timedelta(seconds=may_take_s)
+    expires_at = now + timedelta(seconds=_may_take_s(order, to, desk, waits=waits))
     # A stop is for whoever is there when it arrives, so it names no session; who gets what waits is not known yet.
     addressee = None if waits or order.name == "stop_all" else to
     command: dict[str, Any] = {
@@ -149,6 +147,7 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
         "feeder_id": order.feeder,
         "name": order.name,
         "args": ready.args,
+        "patch": order.args if waits and isinstance(order, ConfigOrder) and order.patch else None,
         "state": CommandState.PENDING if waits else CommandState.SENT,
         "actor": order.actor,
         "hub_id": desk.hub_id,
@@ -161,6 +160,20 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
         "replaces_id": None if superseded is None else superseded.id,
         "report_count": 0,
     }
+    _store(session, order, command, ready, now)
+    return Placed(command_row(**command), is_new=True, superseded=superseded)
+
+
+def _may_take_s(order: Order, to: AliveSession | None, desk: Desk, *, waits: bool) -> float:
+    """How long after its order a command may begin; one that waits for its turn only has the time for an answer."""
+    if not (waits and isinstance(order, ConfigOrder) and order.queue_for_s is not None):
+        return desk.timeout_s
+    return order.queue_for_s if to is None else max(order.queue_for_s, desk.timeout_s)
+
+
+def _store(session: Session, order: Order, command: JsonObject, ready: "_Ready", now: datetime) -> None:
+    """The command's row, with its steps, its key and what it means for its feeder."""
+    command_id, waits = command["id"], command["state"] == CommandState.PENDING
     _INSERT_COMMAND.run(session, **command)
     settlement.add_step(session, command_id, CommandState.PENDING, f"ordered by {order.actor}", now)
     if not waits:
@@ -176,7 +189,6 @@ def place(session: Session, order: Order, to: AliveSession | None, desk: Desk, n
             command_id=command_id,
             created_at=now,
         )
-    return Placed(command_row(**command), is_new=True, superseded=superseded)
 
 
 def _supersede(session: Session, waiting_id: str, by_id: str, now: datetime) -> CommandRow | None:
@@ -203,7 +215,7 @@ class _Ready:
 
 _OF_AN_ORDER: Final = (
     *("id", "site_id", "feeder_id", "name", "args", "state", "actor", "hub_id", "session", "journal_id", "stop_epoch"),
-    *("created_at", "expires_at", "deadline_at", "replaces_id", "report_count"),
+    *("created_at", "expires_at", "deadline_at", "replaces_id", "report_count", "patch"),
 )
 _INSERT_COMMAND: Final = Statement(insert(COMMAND).values({name: bindparam(name) for name in _OF_AN_ORDER}))
 # Nobody stops the site before the order is committed, and who waits here for a stop sees its latch. Orders do not wait
@@ -237,7 +249,7 @@ def _for_feeder(session: Session, order: Order, feeder: str, now: datetime) -> _
     if isinstance(order, ConfigOrder):
         _check_if_match(order, target)
         change = messages.SetConfig(
-            config=_merged(order.args, target) if order.patch else parse_config(order.args),
+            config=patched(_patch_base(session, target), order.args) if order.patch else parse_config(order.args),
             config_version=_next_version(target.last_version, target.reported_version or 0),
             local_rev=target.local_rev,
             time_zone=target.time_zone,
@@ -381,8 +393,16 @@ def _check_if_match(order: ConfigOrder, feeder: FeederRow) -> None:
         )
 
 
-def _merged(patch: JsonObject, feeder: FeederRow) -> FeederConfig:
-    base = config_of(feeder.desired_config if feeder.pending_command_id is not None else feeder.reported_config)
+def _patch_base(session: Session, feeder: FeederRow) -> JsonObject | None:
+    """What a patch is made upon: the config as the farm has it, or will have it after the change that is on its way."""
+    if feeder.in_flight_command_id is None:
+        return cast("JsonObject | None", feeder.reported_config)
+    in_flight = session.get_one(Command, feeder.in_flight_command_id)
+    return cast("JsonObject", in_flight.args["config"])
+
+
+def patched(base: JsonObject | None, patch: JsonObject) -> FeederConfig:
+    """Raises ConfigUnknown, or InvalidOrder with every field at fault."""
     if base is None:
         raise ConfigUnknown(
             "Nobody knows this feeder's config yet, so there is nothing to patch. PUT the whole config."
@@ -393,7 +413,7 @@ def _merged(patch: JsonObject, feeder: FeederRow) -> FeederConfig:
             f"A config has no field {', '.join(unknown)}.",
             [Fault(name, "a config has no such field") for name in unknown],
         )
-    return parse_config(merge_patch(base.model_dump(), patch))
+    return parse_config(merge_patch(base, patch))
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

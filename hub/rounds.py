@@ -59,7 +59,8 @@ class Rounds:
 
     async def go_round(self) -> None:
         """Every duty once. One that fails is left to the next round, and keeps nobody from the others."""
-        for duty in (self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
+        look_at_others = self._commands.look_at_others
+        for duty in (look_at_others, self._notice_the_gone, self._settle_overdue, self._send_waiting, self._ask_again):
             try:
                 await duty()
             except (Unavailable, *AWAY) as error:
@@ -91,7 +92,7 @@ class Rounds:
     async def _send_waiting(self) -> None:
         """What nobody else has sent: its time came while no process looked, or it took the order a moment too late."""
         for site in await self._database.read(waiting.sites_with_waiting):
-            await self._commands.send_waiting(site)
+            await self._conversation.send_what_waits(site)
 
     async def _ask_again(self) -> None:
         now = utc_now()

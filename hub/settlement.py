@@ -21,12 +21,16 @@ from hub.statements import Statement
 FIRST_REPORT_AFTER: Final = timedelta(seconds=2)
 LONGEST_REPORT_PAUSE: Final = timedelta(seconds=60)
 MAX_REPORTED: Final = 100
+_VOIDED: Final = (CommandState.NOT_EXECUTED, CommandState.REJECTED)
+"""What was never seen is refused where it comes after all: both say that nothing was done."""
 QUESTIONS: Final = frozenset({"ping", "report"})
 """They change nothing, and no desktop journals them."""
 ANSWERED_WITHIN: Final = timedelta(seconds=60)
 """After the deadline of a question; a reply that comes as late as that still counts."""
 NO_REPLY: Final = "no_reply"
 """The code of a question that was never answered; no desktop's."""
+NOT_READ_BACK: Final = "not_read_back"
+"""The code of a change that a desktop called applied without the config as it read it back; no desktop's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,11 @@ def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Sett
     # A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is told it again.
     partial_stop = command.name == "stop_all" and reply.status == "failed"
     if partial_stop or reply.status not in FINAL_STATUSES:
-        told_more = _take_partial_stop(session, command, reply) if partial_stop else None
         moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
-        return Settled(moved or told_more or command, moved is not None, told_more is not None)
+        told_more = _take_partial_stop(session, command, reply) if command.name == "stop_all" else None
+        return Settled(told_more or moved or command, moved is not None, told_more is not None)
     if command.name == "stop_all" and reply.code == Code.STALE_EPOCH and _raise_epoch(session, command, now):
+        _take_partial_stop(session, command, reply)
         moved = advance(session, command.id, CommandState.UNKNOWN, "the desktop has seen a higher stop epoch", now)
         return Settled(moved or command, moved is not None)
     return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
@@ -159,9 +164,12 @@ def _raise_epoch(session: Session, stop: CommandRow, now: datetime) -> bool:
 
 
 def _take_partial_stop(session: Session, command: CommandRow, reply: Reply) -> CommandRow | None:
-    """Which feeders have confirmed a stop until now. None: that is no news, or the stop has settled meanwhile."""
-    result = _result(reply)
-    if not reply.feeders or result == command.result:
+    """Which feeders have confirmed a stop until now; at least, that its desktop has heard of it.
+
+    None: that is no news, or the stop has settled meanwhile.
+    """
+    result = _result(reply) if reply.feeders else command.result or {}
+    if result == command.result:
         return None
     return _TAKE_PARTIAL_STOP.first(session, this=command.id, result=result)
 
@@ -275,12 +283,14 @@ def _settle(
     result, code, detail = _result(answer), answer.code, answer.detail
     if command.name == "set_config" and to is CommandState.APPLIED:
         ordered = FeederConfig.model_validate(command.args["config"])
-        wrong = [] if answer.config is None else differences(ordered, answer.config)
-        if wrong:
+        if answer.config is None:
+            to, code = CommandState.FAILED, NOT_READ_BACK
+            detail = "The desktop said applied, but not what it read back from the PLC: whether it holds is not known."
+        elif wrong := differences(ordered, answer.config):
             to, code = CommandState.FAILED, Code.READ_BACK_DIFFERS
             detail = f"The desktop said applied, but what it read back differs in {', '.join(wrong)}."
         else:
-            as_ordered = {name: command.args[name] for name in ("config", "config_version", "local_rev")}
+            as_ordered = {name: command.args[name] for name in ("config_version", "local_rev")}
             result = as_ordered | result
     moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None)
     if moved is None:
@@ -302,7 +312,7 @@ def _contradiction(session: Session, command_id: str, to: CommandState, result: 
     if told is not None and told != known:
         contradiction = f"{to} with {told} g came after {command.state} with {known} g"
         kept["dispensed_g"] = told if known is None else max(told, known)
-    elif command.state != to:
+    elif command.state != to and (command.state, to) != _VOIDED:
         contradiction = f"{to} came after {command.state}"
     else:
         return None

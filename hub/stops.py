@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlmodel import Session, select
 
 from hub.command_states import CommandState
 from hub.models import Command, Feeder, Site
+from hub.stories import stories
+
+_HEARD: Final = (CommandState.RECEIVED, CommandState.APPLIED, CommandState.REJECTED, CommandState.FAILED)
+"""States into which a stop comes by an answer of its desktop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,9 @@ def latch_of(session: Session, site: Site) -> Latch | None:
         return None
     answered = (stop.result or {}).get("feeders", {})
     # It is published whoever is there, and told again to a site that comes back: an answer proves that it was heard.
-    asked = stop.result is not None or stop.state in (CommandState.RECEIVED, CommandState.APPLIED)
+    # The story tells of the answers by which it moved on, and the result is there, if empty, after any other.
+    steps = {step.state for step in stories(session, [stop.id])[stop.id]}
+    asked = stop.result is not None or not steps.isdisjoint(_HEARD)
     feeders = []
     for name in session.exec(select(Feeder.id).where(Feeder.site_id == site.id).order_by(Feeder.id)):
         told = answered.get(name, {})

@@ -9,6 +9,7 @@ from sqlmodel import Session, col, select
 from hub.command_states import CommandState
 from hub.errors import NotFound, NotUnresolved
 from hub.models import Command, CommandStep
+from hub.protocol.times import rfc3339
 
 _EARLY: Final = (CommandState.PENDING, CommandState.SENT, CommandState.RECEIVED, CommandState.UNKNOWN)
 _ORDER: Final = {
@@ -26,8 +27,14 @@ def stories(session: Session, command_ids: list[str]) -> dict[str, list[CommandS
     return found
 
 
+def settled_of(session: Session, command_ids: list[str]) -> list[Command]:
+    """Those of some commands that have come to their end."""
+    query = select(Command).where(col(Command.id).in_(command_ids), col(Command.settled_at).is_not(None))
+    return list(session.exec(query))
+
+
 def close(session: Session, command_id: str, by: str, remark: str, now: datetime) -> Command:
-    """A person has looked into what could not be known. Again it changes nothing but who, and what.
+    """A person has looked into what could not be known. The first one's word stands; the same again changes nothing.
 
     Raises NotFound, or NotUnresolved.
     """
@@ -36,6 +43,10 @@ def close(session: Session, command_id: str, by: str, remark: str, now: datetime
         raise NotFound(f"There is no command {command_id}.")
     if command.state != CommandState.UNRESOLVED:
         raise NotUnresolved(f"Command {command_id} is {command.state}: only what is unresolved is closed by a person.")
+    if command.closed_at is not None:
+        if (command.closed_by, command.remark) == (by, remark):
+            return command
+        raise NotUnresolved(f"{command.closed_by} closed it at {rfc3339(command.closed_at)}: {command.remark}")
     command.closed_at, command.closed_by, command.remark = now, by, remark
     session.add(command)
     return command

@@ -4,6 +4,9 @@ At most one waits per feeder, and it is the feeder's `pending_command_id`; `in_f
 not answered. A change is sent when nothing of its feeder is in flight, its site is there and not stopped, and its time
 is not over. So two changes of a feeder never overtake each other, however many processes take part: all of it happens
 under the lock of the feeder's row. Different feeders never wait for each other.
+
+A patch that waits is made again when it is sent, upon the config as the farm then has it: it carries nothing of a
+change before it that came to nothing. Where the two do not fit together any more it is `refused`.
 """
 
 from datetime import datetime, timedelta
@@ -15,11 +18,15 @@ from sqlmodel import Session
 
 from hub import settlement
 from hub.command_states import CommandState
+from hub.errors import ConfigUnknown, HubError, InvalidOrder
 from hub.feeders import lock_feeder, settle_config
 from hub.liveness import AliveSession
 from hub.models import COMMAND, CONFIG_REVISION, FEEDER, SITE, Command, CommandRow, command_row
-from hub.orders import Desk
+from hub.orders import Desk, patched
 from hub.statements import Statement
+
+NO_LONGER_FITS: Final = "no_longer_fits"
+"""The code of a patch that waited and was refused; no desktop's, as none ever saw it."""
 
 _IS_WAITING: Final = (COMMAND.c.settled_at.is_(None), COMMAND.c.state == CommandState.PENDING)
 _WAITING: Final = (
@@ -40,15 +47,15 @@ def sites_with_waiting(session: Session) -> list[str]:
 
 
 def send_waiting(session: Session, site: str, to: AliveSession, desk: Desk, now: datetime) -> list[CommandRow]:
-    """The site's changes that wait for nothing any more, as they are sent now; to be published once committed."""
+    """The site's changes that wait for nothing any more: `sent` now, to be published once committed, or `refused`."""
     stop = session.connection().execute(_STOP, {"site": site}).first()
     if stop is None or stop.stopped_at is not None:
         return []
-    sent = [
+    moved = [
         _send(session, site, feeder, command_id, to, stop.stop_epoch, desk, now)
         for command_id, feeder in session.connection().execute(_WAITING, {"site": site}).all()
     ]
-    return [command for command in sent if command is not None]
+    return [command for command in moved if command is not None]
 
 
 def _send(
@@ -65,6 +72,12 @@ def _send(
     command = session.get(Command, command_id, populate_existing=True)
     if command is None or row.in_flight_command_id is not None or command.expires_at <= now:
         return None
+    config = command.args["config"]
+    if command.patch is not None:
+        try:
+            config = patched(row.reported_config, command.patch).model_dump()
+        except (ConfigUnknown, InvalidOrder) as error:
+            return _refuse(session, command, error, now)
     version = int(command.args["config_version"])
     if version <= (row.reported_version or 0):  # the farm is ahead of this database, which was restored
         version = max(row.last_version, row.reported_version) + 1
@@ -78,7 +91,7 @@ def _send(
             .where(COMMAND.c.id == command_id, COMMAND.c.state == CommandState.PENDING)
             .values(
                 state=CommandState.SENT,
-                args=command.args | {"config_version": version},
+                args=command.args | {"config": config, "config_version": version},
                 session=to.session,
                 journal_id=to.journal_id,
                 stop_epoch=stop_epoch,
@@ -98,13 +111,34 @@ def _send(
     connection.execute(
         update(FEEDER)
         .where(FEEDER.c.site_id == site, FEEDER.c.id == feeder)
-        .values(in_flight_command_id=command_id, desired_version=version, last_version=max(row.last_version, version))
+        .values(
+            in_flight_command_id=command_id,
+            desired_config=config,
+            desired_version=version,
+            last_version=max(row.last_version, version),
+        )
     )
-    if version != command.args["config_version"]:
+    if (config, version) != (command.args["config"], command.args["config_version"]):
         connection.execute(
-            update(CONFIG_REVISION).where(CONFIG_REVISION.c.command_id == command_id).values(version=version)
+            update(CONFIG_REVISION)
+            .where(CONFIG_REVISION.c.command_id == command_id)
+            .values(config=config, version=version)
         )
     return command_row(**moved)
+
+
+def _refuse(session: Session, command: Command, error: HubError, now: datetime) -> CommandRow | None:
+    """End a patch that does not fit the config that it would be sent upon."""
+    assert command.feeder_id is not None
+    faults = "".join(f" {fault.field}: {fault.message}." for fault in getattr(error, "faults", ()))
+    detail = f"While it waited the config became one that this patch does not fit; nothing was sent. {error}{faults}"
+    cause = "does not fit the config any more"
+    moved = settlement.advance(
+        session, command.id, CommandState.REFUSED, cause, now, code=NO_LONGER_FITS, detail=detail[:1000]
+    )
+    if moved is not None:
+        settle_config(session, command.site_id, command.feeder_id, command.id, {}, now, applied=False)
+    return moved
 
 
 def expire_waiting(session: Session, now: datetime) -> list[CommandRow]:

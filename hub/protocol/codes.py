@@ -1,6 +1,7 @@
 """The codes that replies carry, in one table, and what each says to a person who reads it.
 
-The hub gives two of its own to what no desktop has answered: `superseded` (hub.orders) and `no_reply` (hub.settlement).
+The hub gives some of its own, to what no desktop has answered or not in full: `superseded` (hub.orders),
+`no_longer_fits` (hub.waiting), `no_reply` and `not_read_back` (hub.settlement).
 """
 
 from enum import StrEnum

@@ -178,13 +178,14 @@ def test_patches_one_after_the_other_add_up_also_before_the_first_has_come_back(
 def test_a_feeder_whose_config_nobody_knows_takes_a_put_and_no_patch(scene: Scene) -> None:
     site = scene.farm.new_site()
     desktop = scene.farm.desktop(site, connected=False)
-    desktop.feeders = {}
+    untold, desktop.feeders = desktop.feeders, {}
     desktop.connect()
     until(site.alive)
     path = site.path("/feeders/f1/config")
     problem(site.api.get(path), 404, "not-found")
     problem(site.api.patch(path, json={"meal_g": 1}), 409, "config-unknown")
     assert desktop.orders == []
+    desktop.feeders = untold
     assert site.put_config().status_code == 200
     assert site.api.get(path).status_code == 200
 

@@ -132,13 +132,19 @@ def test_what_cannot_be_known_stays_visible_until_a_person_closes_it(scene: Scen
     assert site.api.get(path).json()["items"] == []
     listed = next(item for item in site.api.get("/sites?limit=500").json()["items"] if item["site"] == site.name)
     assert listed["unresolved"] == 0
+    again = site.api.post(f"/commands/{command_id}/close", json={"remark": "The silo says it was fed."})
+    assert again.json() == closed.json()
+    other = site.api.post(f"/commands/{command_id}/close", json={"remark": "It was not."})
+    assert closed.json()["closed"]["at"] in problem(other, 409, "not-unresolved")["detail"]
+    assert site.api.get(f"/commands/{command_id}").json() == closed.json()
 
 
 def test_only_what_is_unresolved_can_be_closed_and_with_a_remark(scene: Scene) -> None:
     done = scene.site.feed("f1", 10, scene.site.name).json()["id"]
     close = f"/commands/{done}/close"
     problem(scene.site.api.post(close, json={"remark": "x"}), 409, "not-unresolved")
-    problem(scene.site.api.post(close, json={"remark": ""}), 422, "invalid")
+    for blank in ("", " ", "\n\u2003\t"):
+        problem(scene.site.api.post(close, json={"remark": blank}), 422, "invalid")
     problem(scene.site.api.post(f"/commands/{'0' * 26}/close", json={"remark": "x"}), 404, "not-found")
 
 

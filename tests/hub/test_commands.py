@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
@@ -304,6 +305,44 @@ async def test_the_same_order_twice_at_once_is_sent_once_and_both_learn_its_end(
     assert len(alive.link.said("feed")) == 1
 
 
+async def waits_for_another(process: Process) -> bool:
+    return bool(process.commands._of_others)
+
+
+@pytest.mark.both_databases
+async def test_who_waits_for_what_another_process_settles_learns_of_it_by_the_next_round(
+    start_process: StartProcess,
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    pause = order("pause", key=Key("someone", "k", "body"))
+    first = sending(one, pause)
+    said = await one.link.told("pause")
+    repeat = sending(other, pause)
+
+    await until(lambda: waits_for_another(other))
+    await other.rounds().go_round()
+    assert not repeat.done()
+    async with Overheard(other.stream) as overheard:
+        await one.answer(said.id, "applied")
+        await other.rounds().go_round()
+        assert ((await first).state, (await repeat).state) == (S.APPLIED, S.APPLIED)
+        await overheard.settled()
+        assert len(overheard.told("command")) == 1
+
+
+async def test_who_waits_for_its_turn_learns_by_the_next_round_that_another_process_superseded_it(
+    start_process: StartProcess,
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    await one.commands.send(config_order(), wait_s=0)
+    second = sending(other, config_order())
+
+    await until(lambda: waits_for_another(other))
+    await one.commands.send(config_order(), wait_s=0)
+    await other.rounds().go_round()
+    assert (await second).state == S.SUPERSEDED
+
+
 async def test_an_order_repeated_later_is_answered_as_it_is_now_even_if_the_desktop_is_away(alive: Process) -> None:
     key = Key("someone", "k", "body")
     command = await alive.commands.send(order("feed", args=DOSE, key=key), wait_s=0)
@@ -314,6 +353,52 @@ async def test_an_order_repeated_later_is_answered_as_it_is_now_even_if_the_desk
     assert len(alive.link.said("feed")) == 1
     with pytest.raises(KeyReused):
         await alive.commands.send(order("feed", args={"grams": 1.0}, key=Key("someone", "k", "other")))
+
+
+@pytest.mark.both_databases
+@pytest.mark.dose_pause
+async def test_a_dose_that_another_process_places_under_the_same_key_meanwhile_is_not_denied(
+    start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    dose = order("feed", args=DOSE, key=Key("someone", "k", "body"))
+    write, is_placed = one.database.write, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def until_the_other_waits_for_its_lock(work: Any) -> Any:
+        def slow(session: Session) -> Any:
+            placed = work(session)
+            session.flush()
+            loop.call_soon_threadsafe(is_placed.set)
+            while not one.database.is_sqlite and not session.execute(_SOMEBODY_WAITS).scalar_one():
+                time.sleep(0.005)
+            return placed
+
+        return await write(slow)
+
+    monkeypatch.setattr(one.database, "write", until_the_other_waits_for_its_lock)
+    first = sending(one, dose, 0)
+    await asyncio.wait_for(is_placed.wait(), 5)
+    second = await other.commands.send(dose, 0)
+    assert (second.id, second.state) == ((await first).id, S.SENT)
+    assert other.link.said("feed") == []
+
+
+_SOMEBODY_WAITS = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+
+
+async def test_an_order_that_another_process_placed_is_not_denied_where_liveness_is_lost_meanwhile(
+    start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await with_desktop(await start_process("h1")), await start_process("h2")
+    pause = order("pause", key=Key("someone", "k", "body"))
+
+    async def the_first_one_found_it(_site: str) -> Any:
+        await one.commands.send(pause, 0)
+        raise LivenessUnknown("Redis has not answered.")
+
+    monkeypatch.setattr(other.liveness, "require_alive", the_first_one_found_it)
+    assert (await other.commands.send(pause, 0)).id == one.link.said("pause")[0].id
 
 
 async def test_a_refusal_is_not_kept_so_the_same_key_works_when_the_desktop_is_back(process: Process) -> None:
@@ -418,6 +503,26 @@ async def test_a_stop_that_another_process_repeats_is_answered_to_that_process(
     await other.beat()
     again = await other.link.told("stop_all")
     assert (again.id, again.reply_to) == (stop.id, TOPICS.replies(SITE, "h2"))
+
+
+async def test_a_stop_does_not_wait_for_redis_and_is_confirmed_while_that_is_frozen(
+    alive: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def frozen(_site: str) -> Any:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(alive.liveness, "require_alive", frozen)
+    await alive.commands.send(order("stop_all", None), wait_s=0)
+    assert not asked.is_set()
+    ordered = sending(alive, order("stop_all", None))
+    said = await alive.link.told("stop_all", 2)
+    await asyncio.wait_for(asked.wait(), 5)
+    assert await latched(alive)
+    await alive.answer(said.id, "applied", feeders={"f1": {"confirmed": True}, "f2": {"confirmed": True}})
+    assert (await ordered).state == S.APPLIED
 
 
 async def test_a_stop_of_a_living_site_waits_for_its_confirmation(alive: Process) -> None:

@@ -7,6 +7,7 @@ import pytest
 from sqlmodel import Session, select
 from ulid import ULID
 
+from hub import settlement
 from hub.errors import NotFound
 from hub.feeders import (
     dose_duration,
@@ -18,11 +19,11 @@ from hub.feeders import (
     take_state,
 )
 from hub.ingest import store_event
-from hub.models import ConfigRevision, Feeder, FeederEvent
+from hub.models import ConfigRevision, Feeder, FeederEvent, JsonObject
 from hub.protocol.local_days import day_of
 from hub.protocol.messages import Event
 from hub.sites import get_site, rename
-from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, placed, state
+from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, placed, reply, state
 
 pytestmark = pytest.mark.both_databases
 
@@ -125,12 +126,29 @@ def test_where_nothing_was_ordered_or_reported_there_is_no_drift_and_no_etag(ses
     assert drift(row(session)) == []
 
 
+def change(session: Session, config: JsonObject, end: str) -> None:
+    command = placed(session, config_order(args=config))
+    settlement.take_reply(session, SITE, reply(command.id, end, config=config if end == "applied" else None), NOW)
+
+
+def test_a_revision_changed_what_held_before_it_and_not_what_came_to_nothing(session: Session) -> None:
+    for meal_g, end in ((300.0, "applied"), (600.0, "rejected"), (700.0, "applied")):
+        change(session, CONFIG | {"meal_g": meal_g}, end)
+    placed(session, config_order(args=CONFIG | {"meal_g": 800.0}))  # it is on its way
+    take_state(session, SITE, FEEDER, state(1, config_version=9, local_rev=1), NOW)
+    placed(session, config_order())
+    found = [
+        (revision.config["meal_g"], None if before is None else before["meal_g"])
+        for revision, before in list_revisions(session, SITE, FEEDER, None, 10).items
+    ]
+    assert found == [(250.0, 250.0), (250.0, 700.0), (800.0, 700.0), (700.0, 300.0), (600.0, 300.0), (300.0, None)]
+
+
 def test_feeders_and_revisions_come_in_pages(session: Session) -> None:
     assert [feeder.id for feeder in list_feeders(session, SITE, None, 1)] == ["f1"]
     assert [feeder.id for feeder in list_feeders(session, SITE, "f1", 9)] == ["f2"]
     for _ in range(5):
-        placed(session, config_order())
-    session.flush()
+        change(session, CONFIG, "applied")
     first = list_revisions(session, SITE, FEEDER, None, 3)
     assert [revision.version for revision, _ in first.items] == [5, 4, 3]
     assert [before for _, before in first.items] == [CONFIG] * 3

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -346,11 +347,14 @@ def test_an_older_change_that_proves_applied_late_is_not_wanted_again(session: S
     assert (row.desired_config, row.desired_version, row.reported_config) == (newest, 9, newest)
 
 
-def test_an_applied_change_without_what_was_read_back_does_not_undo_a_newer_edit(session: Session) -> None:
+@pytest.mark.parametrize("told", [answer, outcome], ids=["reply", "report"])
+def test_an_applied_change_without_what_was_read_back_has_failed(session: Session, told: Callable[..., Any]) -> None:
     farm_tells(session)
     command = overdue(session, change(session))
     farm_tells(session, 2, config=FARM_CONFIG, config_version=8, local_rev=4)
-    outcome(session, command, "applied")
+    told(session, command, "applied", config_version=8, local_rev=3)
+    row = now_is(session, command)
+    assert (row.state, row.code) == (S.FAILED, "not_read_back")
     assert feeder(session).reported_config == FARM_CONFIG
 
 
@@ -499,6 +503,14 @@ def test_what_was_declared_not_executed_and_then_reported_as_done_is_raised(sess
     assert settled.contradiction
     row = now_is(session, command)
     assert (row.state, dispensed_g(session, row)) == (S.NOT_EXECUTED, 250.0)
+
+
+def test_what_was_never_seen_and_is_then_refused_as_voided_is_no_contradiction(session: Session) -> None:
+    command = overdue(session, dose(session))
+    outcome(session, command, "not_seen")
+    late = answer(session, command, "rejected", 60, code="voided")
+    assert (late.moved, late.contradiction) == (False, None)
+    assert now_is(session, command).state == S.NOT_EXECUTED
 
 
 def test_an_outcome_of_another_sites_command_changes_nothing(session: Session) -> None:

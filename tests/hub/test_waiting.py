@@ -14,6 +14,7 @@ from hub.feeders import take_state
 from hub.liveness import AliveSession
 from hub.models import Command, ConfigRevision, Feeder
 from hub.orders import Desk
+from hub.protocol import messages
 from hub.stories import stories
 from tests.hub.conftest import (
     CONFIG,
@@ -128,7 +129,7 @@ def test_an_old_change_is_answered_to_the_process_that_sends_it_and_a_young_one_
     change(session)
     [old] = send(session, after(600), other)
     assert old.hub_id == "h2"
-    answer(session, old, "applied", after(601))
+    answer(session, old, "applied", after(601), config=old.args["config"])
     change(session, at=after(700))
     [young] = send(session, after(701), other)
     assert young.hub_id == "h1"
@@ -196,11 +197,11 @@ def test_a_change_waits_while_another_one_of_its_feeder_is_on_its_way(session: S
     assert send(session, after(1)) == []
     answer(session, first, "received", after(1))
     assert send(session, after(1)) == []
-    settled = answer(session, first, "applied", after(2))
+    settled = answer(session, first, "applied", after(2), config=CONFIG | {"meal_g": 300.0})
     assert settled.another_waits
     [sent] = send(session, after(2))
     assert sent.id == second.id
-    assert not answer(session, second, "applied", after(3)).another_waits
+    assert not answer(session, second, "applied", after(3), config=CONFIG | {"meal_g": 310.0}).another_waits
     row = feeder(session)
     assert (row.pending_command_id, row.in_flight_command_id) == (None, None)
     assert row.reported_config == CONFIG | {"meal_g": 310.0}
@@ -226,7 +227,7 @@ def test_a_change_that_is_not_answered_lets_the_next_one_go_after_its_deadline(s
     session.flush()
     assert [command.id for command in settlement.mark_overdue(session, first.deadline_at)] == [first.id]
     assert [sent.id for sent in send(session, after(11))] == [second.id]
-    answer(session, first, "applied", after(12))  # late
+    answer(session, first, "applied", after(12), config=first.args["config"])  # late
     row = feeder(session)
     assert (row.pending_command_id, row.in_flight_command_id) == (second.id, second.id)
 
@@ -246,10 +247,84 @@ def test_a_change_that_comes_when_the_site_is_back_takes_the_place_of_the_one_th
     assert send(session, after(1)) == []
 
 
+# --- patches -----------------------------------------------------------------------------------------------------
+
+
+def patch(session: Session, at: datetime = NOW, to: AliveSession | None = TO, **fields: Any) -> Command:
+    return placed(session, config_order(args=fields, patch=True, queue_for_s=3600.0), at, to)
+
+
+def revision_of(session: Session, command: Command) -> ConfigRevision:
+    session.flush()
+    query = select(ConfigRevision).where(ConfigRevision.command_id == command.id)
+    return session.exec(query.execution_options(populate_existing=True)).one()
+
+
+@pytest.mark.parametrize("end", ["rejected", "failed"])
+def test_a_patch_that_waited_carries_nothing_of_a_change_that_came_to_nothing(session: Session, end: str) -> None:
+    farm_tells(session)
+    first, second = patch(session, meal_g=999.0), patch(session, silo_low_g=1.0)
+    assert second.args["config"] == CONFIG | {"meal_g": 999.0, "silo_low_g": 1.0}
+    answer(session, first, end, after(1), code="read_back_differs")
+    [sent] = send(session, after(1))
+    assert (sent.id, sent.args["config"]) == (second.id, CONFIG | {"silo_low_g": 1.0})
+    assert feeder(session).desired_config == CONFIG | {"silo_low_g": 1.0}
+    assert revision_of(session, second).config == CONFIG | {"silo_low_g": 1.0}
+
+
+def test_a_patch_that_waited_is_made_upon_what_the_change_before_it_brought_about(session: Session) -> None:
+    farm_tells(session)
+    first, second = patch(session, meal_g=999.0), patch(session, silo_low_g=1.0)
+    read_back = CONFIG | {"meal_g": 999.0}
+    answer(session, first, "applied", after(1), config=read_back, config_version=8, local_rev=3)
+    [sent] = send(session, after(1))
+    assert (sent.id, sent.args["config"]) == (second.id, read_back | {"silo_low_g": 1.0})
+
+
+def test_a_patch_carries_nothing_of_the_one_whose_place_it_took(session: Session) -> None:
+    farm_tells(session)
+    patch(session, to=None, meal_g=999.0)
+    behind = patch(session, to=None, silo_low_g=1.0)
+    assert behind.args["config"] == CONFIG | {"silo_low_g": 1.0}
+    assert patch(session, interval_s=1800).args["config"] == CONFIG | {"interval_s": 1800}
+
+
+def test_a_patch_that_does_not_fit_the_config_any_more_is_refused_and_not_wanted(session: Session) -> None:
+    farm_tells(session)
+    first, second = patch(session, daily_limit_g=9000.0), patch(session, meal_g=5000.0)
+    answer(session, first, "failed", after(1))
+    [refused] = send(session, after(1))
+    assert (refused.id, refused.state, refused.code) == (second.id, S.REFUSED, "no_longer_fits")
+    assert "5000 is more than daily_limit_g 4000" in refused.detail
+    assert story(session, second) == ["pending", "refused"]
+    row = feeder(session)
+    assert (row.pending_command_id, row.in_flight_command_id, row.desired_config) == (None, None, CONFIG)
+    assert send(session, after(2)) == []
+
+
+def test_a_patch_upon_a_config_that_nobody_came_to_know_is_refused(session: Session) -> None:
+    first = change(session, to=TO)
+    second = patch(session, silo_low_g=1.0)
+    answer(session, first, "failed", after(1))
+    [refused] = send(session, after(1))
+    assert (refused.id, refused.state) == (second.id, S.REFUSED)
+
+
 # --- in a hub process --------------------------------------------------------------------------------------------
 
 
+def answers_pings(process: Process) -> None:
+    """The desktop says that it has taken the hub's time."""
+
+    def answer_ping(said: messages.Command) -> None:
+        if said.name == "ping":
+            process.link.hand(said.reply_to, reply(said.id, "applied"))
+
+    process.link.on_publish = answer_ping
+
+
 async def test_a_site_that_is_back_hears_the_time_the_report_its_stop_and_then_what_waited(process: Process) -> None:
+    answers_pings(process)
     waits = await process.commands.send(config_order(queue_for_s=60.0))
     assert waits.state == S.PENDING
     assert process.link.published == []
@@ -258,6 +333,37 @@ async def test_a_site_that_is_back_hears_the_time_the_report_its_stop_and_then_w
     assert [said.name for said in process.link.said()] == ["ping", "report", "set_config"]
     await process.answer(waits.id, "applied", config=CONFIG, config_version=1, local_rev=0)
     assert (await process.get(waits.id)).state == S.APPLIED
+
+
+async def test_what_waits_is_sent_by_no_process_before_the_session_has_confirmed_the_time_to_it(
+    start_process: StartProcess,
+) -> None:
+    """A desktop rejects it before that, for good (`clock_unknown`): its line is slow, or the session has just begun."""
+    one, other = await start_process("h1"), await start_process("h2")
+    waits = await one.commands.send(config_order(queue_for_s=60.0))
+    await one.beat()
+    await one.link.told("report")
+    await other.beat(seq=2)
+    ping = await other.link.told("ping")
+    for process in (one, other):
+        await process.rounds().go_round()
+        assert process.link.said("set_config") == []
+    await other.link.take(ping.reply_to, reply(ping.id, "applied"))
+    await one.rounds().go_round()
+    assert one.link.said("set_config") == []
+    await other.rounds().go_round()
+    assert (await other.link.told("set_config")).id == waits.id
+
+
+async def test_the_time_that_an_earlier_session_confirms_late_is_not_that_of_the_one_after_it(process: Process) -> None:
+    await process.commands.send(config_order(queue_for_s=60.0))
+    await process.beat()
+    ping = await process.link.told("ping")
+    await process.beat("session-2")
+    await process.link.told("ping", 2)
+    await process.link.take(ping.reply_to, reply(ping.id, "applied"))
+    await process.rounds().go_round()
+    assert process.link.said("set_config") == []
 
 
 async def test_without_the_wish_to_wait_a_site_that_is_away_is_refused(process: Process) -> None:
@@ -276,6 +382,7 @@ async def test_changes_of_one_feeder_from_two_processes_are_sent_one_after_the_o
     start_process: StartProcess,
 ) -> None:
     one, other = await start_process("h1"), await start_process("h2")
+    answers_pings(one)
     await one.beat()
     await one.link.told("report")
     await other.beat(seq=2)
@@ -303,6 +410,7 @@ async def test_changes_of_one_feeder_from_two_processes_are_sent_one_after_the_o
 
 
 async def test_what_nobody_sent_when_its_time_came_is_sent_by_the_next_round(process: Process) -> None:
+    answers_pings(process)
     await process.beat()
     await process.link.told("report")
     # As if its site had come back between the look at its liveness and the row.
@@ -316,6 +424,7 @@ async def test_what_nobody_sent_when_its_time_came_is_sent_by_the_next_round(pro
 
 
 async def test_who_waits_is_told_when_a_newer_change_takes_its_place(process: Process) -> None:
+    answers_pings(process)
     await process.beat()
     await process.link.told("report")
     first = asyncio.create_task(process.commands.send(config_order()))
@@ -334,3 +443,18 @@ async def test_who_waits_is_told_when_a_newer_change_takes_its_place(process: Pr
 
 async def _waits(process: Process) -> bool:
     return bool(await process.database.read(waiting.sites_with_waiting))
+
+
+async def test_who_waits_is_told_when_a_patch_is_refused(process: Process) -> None:
+    answers_pings(process)
+    await process.beat()
+    await process.link.told("report")
+    await process.link.take(TOPICS.state(SITE, FEEDER), state())
+    changes = [{"daily_limit_g": 9000.0}, {"meal_g": 5000.0}]
+    first = asyncio.create_task(process.commands.send(config_order(args=changes[0], patch=True)))
+    said = await process.link.told("set_config")
+    second = asyncio.create_task(process.commands.send(config_order(args=changes[1], patch=True)))
+    await until(lambda: _waits(process))
+    await process.answer(said.id, "failed", code="plc_lost")
+    assert ((await first).state, (await second).state) == (S.FAILED, S.REFUSED)
+    assert len(process.link.said("set_config")) == 1
