@@ -275,10 +275,10 @@ class LivenessKeys:
     async def sessions(self, sites: Sequence[str]) -> dict[str, str]:
         """The sessions of those sites that have a key now. That one is missing may mean several things: see `read`.
 
-        Whoever asks again and again notices here that Redis came back empty, also while every site has its key.
-        Raises StoreUnreachable.
+        Whoever asks again and again notices here that Redis was away, or came back empty, also while every site has its
+        key. Raises StoreUnreachable.
         """
-        epoch, *found = await self._store.calls(
+        epoch, *found = await self._look(
             ("MGET", EPOCH_KEY, RECOVERING_KEY), *(("HGET", _alive_key(site), "session") for site in sites)
         )
         await self._is_settled(epoch)

@@ -636,6 +636,13 @@ async def test_that_redis_came_back_empty_is_noticed_at_once_though_every_site_i
     assert await process.store.redis.exists(EPOCH_KEY, RECOVERING_KEY) == 2
 
 
+async def test_that_redis_was_away_is_noticed_at_once_though_every_site_is_alive(process: Process) -> None:
+    await process.beat()
+    process.store.failures += 1
+    await process.rounds().go_round()
+    assert await process.store.redis.exists(RECOVERING_KEY)
+
+
 @pytest.mark.usefixtures("_often")
 async def test_while_liveness_is_unknown_nobody_is_declared_offline(process: Process) -> None:
     await process.beat()
