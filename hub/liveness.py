@@ -28,8 +28,8 @@ from hub.together import Together
 
 ENDED_SESSIONS_KEPT_S: Final = 24 * 3600
 ENDED_SESSIONS_KEPT: Final = 1000
-HAD_TO_WAIT_MS: Final = 200
-"""Only a heartbeat that waited so long may have come too late: a clock that is put back keeps nobody out."""
+ROUNDED_MS: Final = 2
+"""Times of arrival that differ by no more than that may be the same: they are reckoned from two roundings."""
 EPOCH_KEY: Final = "{fh}:epoch"
 RECOVERING_KEY: Final = "{fh}:recovering"
 
@@ -49,7 +49,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 # `began_ms` in what was seen: when the first heartbeat of that session that counted had arrived.
 _HEARTBEAT: Final = (
     _REMEMBER_ENDED
-    + f"local had_to_wait_ms = {HAD_TO_WAIT_MS}"
+    + f"local rounded_ms = {ROUNDED_MS}"
     + """
 local session, seq, waited_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local arrived_ms = now_ms - waited_ms
@@ -59,7 +59,8 @@ local seen = redis.call('HMGET', KEYS[3], 'session', 'seq', 'began_ms')
 local holder = redis.call('HGET', KEYS[1], 'session')
 if seen[1] == session and tonumber(seen[2]) >= seq then return holder == session and 'counted' or 'stale' end
 local others_began_ms = seen[1] ~= session and tonumber(seen[3] or 0) or 0
-if waited_ms >= had_to_wait_ms and others_began_ms > arrived_ms then return 'stale' end
+local is_past = others_began_ms <= now_ms -- or the clock was put back meanwhile: that keeps nobody out
+if is_past and others_began_ms > arrived_ms + rounded_ms then return 'stale' end
 local outcome = 'renewed'
 if holder ~= session then
   outcome = holder and 'replaced' or 'started'
@@ -284,11 +285,16 @@ class LivenessKeys:
         await self._is_settled(epoch)
         return {site: session for site, session in zip(sites, found, strict=True) if session is not None}
 
+    @property
+    def must_look_anew(self) -> bool:
+        """Whether Redis was away since somebody looked: keys may have run out that nobody could renew."""
+        return self._store.failures != self._failures_seen
+
     async def _look(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Replies to calls that only read, and that a key may be missing for want of heartbeats is taken care of."""
         while True:
             failures = self._store.failures
-            if failures != self._failures_seen:
+            if self.must_look_anew:
                 await self._store.call("SET", RECOVERING_KEY, "1", "PX", round(self.ttl_s * 1000))
                 self._failures_seen = failures
             replies = await self._store.calls(*commands)

@@ -102,6 +102,20 @@ async def test_a_heartbeat_that_waited_takes_nobodys_place_who_came_after_it(key
     assert await beat(keys, "new", 2) is Beat.RENEWED
 
 
+async def test_a_heartbeat_that_another_process_was_a_moment_faster_than_takes_nobodys_place(
+    keys: LivenessKeys,
+) -> None:
+    await beat(keys, "new", 1)
+    assert await keys.beat(SITE, heartbeat("old", 1), 0, waited_s=0.05) is Beat.STALE
+    assert await session_alive(keys) == "new"
+
+
+async def test_a_clock_that_is_put_back_keeps_nobody_out(store: Store, keys: LivenessKeys) -> None:
+    await beat(keys, "old", 1)
+    await store.redis.hincrby(f"fh:{{{SITE}}}:seen", "began_ms", 10_000)
+    assert await keys.beat(SITE, heartbeat("new", 1), 0, waited_s=0.05) is Beat.REPLACED
+
+
 async def test_sessions_that_waited_together_come_in_the_order_of_their_arrival(keys: LivenessKeys) -> None:
     assert await keys.beat(SITE, heartbeat("old", 1), 0, waited_s=9) is Beat.STARTED
     assert await keys.beat(SITE, heartbeat("new", 1), 0, waited_s=5) is Beat.REPLACED

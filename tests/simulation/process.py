@@ -231,11 +231,13 @@ class HubProcess:
         return self._tables.raw.execute(_ANYTHING_OPEN).fetchone() is not None
 
     def _quiet_for_s(self) -> float:
-        """How long no round can find anything: nothing is due before, and every open span has its key.
+        """How long no round can find anything: nothing is due before, every open span has its key, Redis was not away.
 
         While Redis recovers, a key that is missing means nothing. What is due and could not be done waits for
         something to change; every few seconds it is tried all the same.
         """
+        if self.liveness.must_look_anew or self._keys.get(EPOCH_KEY) is None:
+            return 0.0
         raw = self._tables.raw
         pause_s = 3600.0
         due_at = raw.execute(_NEXT_DUE).fetchone()[0]
@@ -245,7 +247,7 @@ class HubProcess:
             pause_s = due_s if due_s > 0 else DUE_IN_VAIN_S
         for (site,) in raw.execute("SELECT site_id FROM presence WHERE ended_at IS NULL"):
             alive = f"fh:{{{site}}}:alive"
-            holds = alive if self._keys.get(alive) is not None or self._keys.get(EPOCH_KEY) is None else RECOVERING_KEY
+            holds = alive if self._keys.get(alive) is not None else RECOVERING_KEY
             if self._keys.get(holds) is None:
                 return 0.0
             pause_s = min(pause_s, (self._keys.expires_at_ms[holds] - self._keys.now_ms()) / 1000)
