@@ -4,9 +4,11 @@ Nearly all are the next heartbeat of a session that is known. Those that arrive 
 Redis go there together, in one exchange. Whatever else comes is taken in one by one.
 """
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ValidationError
 
@@ -53,6 +55,7 @@ class Heartbeats:
         self._tasks = tasks
         self._of_known: list[_Heard] = []
         self._renewing = False
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def receive(self, address: Address, message: Message) -> None:
         """In the event loop, in order; returns at once."""
@@ -95,17 +98,30 @@ class Heartbeats:
 
     def _go_on_with(self, heard: _Heard, beat: Beat | Exception) -> None:
         async def take() -> None:
-            known_beat = beat if isinstance(beat, Beat) else await self._beat(heard)
-            await self._act_on(known_beat, heard, known=True)
+            if isinstance(beat, Beat):
+                await self._act_on(beat, heard, known=True)
+                return
+            async with self._turn_of(heard.site):
+                late_beat = await self._beat(heard)
+            await self._act_on(late_beat, heard, known=True)
 
         self._intake.start(heard.address, heard.message, take)
 
     # --- one that is not (yet) ---------------------------------------------------------------------------------
 
     async def _take_unknown(self, heard: _Heard) -> None:
-        # It must know the time before anybody, seeing its key, sends it an order.
-        await self._intake.insist(heard.message, lambda: self._conversation.tell_time(heard.site, heard.said))
-        await self._act_on(await self._beat(heard), heard, known=False)
+        async with self._turn_of(heard.site):
+            # It must know the time before anybody, seeing its key, sends it an order.
+            await self._intake.insist(heard.message, lambda: self._conversation.tell_time(heard.site, heard.said))
+            beat = await self._beat(heard)
+        await self._act_on(beat, heard, known=False)
+
+    def _turn_of(self, site: str) -> asyncio.Lock:
+        """One after the other, as they came: of two sessions the later one counts, also where both had to wait."""
+        turn = self._turns.get(site)
+        if turn is None:
+            turn = self._turns[site] = asyncio.Lock()
+        return turn
 
     async def _beat(self, heard: _Heard) -> Beat:
         async def beat() -> Beat:

@@ -1,6 +1,7 @@
 """What passed of a site's heartbeats at one point of their way, and what may be said of its liveness. No I/O."""
 
 import json
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +22,7 @@ class Pulse:
     lives_until_s: float = 0.0
     _session: str = ""
     _ended: set[str] = field(default_factory=set)
+    _beats_s: deque[float] = field(default_factory=lambda: deque(maxlen=100))
 
     def beat(self, session: str, at_s: float) -> None:
         """A heartbeat passes, and is no replay."""
@@ -29,6 +31,12 @@ class Pulse:
         if at_s >= self.lives_until_s:
             self.lives_since_s = at_s
         self._session, self.last_beat_s, self.lives_until_s = session, at_s, at_s + self.ttl_s
+        self._beats_s.append(at_s)
+
+    def lives_until_s_by(self, then_s: float) -> float:
+        """Until when it must count as alive by the heartbeats that had passed by then."""
+        last_s = max((beat_s for beat_s in self._beats_s if beat_s <= then_s), default=float("-inf"))
+        return min(last_s + self.ttl_s, self.lives_until_s)
 
     def end(self, session: str, at_s: float) -> None:
         """A last will or a goodbye passes."""
@@ -40,14 +48,16 @@ class Pulse:
 def fault_in(alive: bool | None, asked_s: float, answered_s: float, sent: Pulse, heard: Pulse) -> str | None:
     """What is wrong with an answer about liveness, where it is wrong for longer than the time to live and the slack.
 
-    sent: the pulse where the desktop's line ends. heard: where the hub's begins. That it is not known is never wrong.
+    sent: the pulse where the desktop's line ends. heard: where the hub's begins; what has just come by there is on its
+    way to Redis. That it is not known is never wrong.
     """
     bound_s = sent.ttl_s + SLACK_S
     if alive is True:
         silent_s = asked_s - (sent.last_beat_s if sent.last_beat_s is not None else float("-inf"))
         if silent_s > bound_s:
             return f"said to be alive, and had been cut off for {silent_s:.1f} s"
-    if alive is False and answered_s < heard.lives_until_s and asked_s - heard.lives_since_s > bound_s:
+    lives_until_s = heard.lives_until_s_by(asked_s - SLACK_S)
+    if alive is False and answered_s < lives_until_s and asked_s - heard.lives_since_s > bound_s:
         return f"said not to be alive, and its heartbeats had got through for {asked_s - heard.lives_since_s:.1f} s"
     return None
 

@@ -210,6 +210,9 @@ def test_whose_heartbeats_got_through_may_not_count_as_gone() -> None:
     assert judged(living, 9, 9, alive=True) is None
     assert judged(living, 8.2, 8.3, alive=False) is not None
     assert judged(living, 11.2, 11.3, alive=False) is None, "the last one is over"
+    back_again = pulse(1, 2, 3, 4, 5, 7.9)
+    assert judged(back_again, 8.1, 8.1, alive=False) is None, "the newest one is on its way still"
+    assert judged(back_again, 9, 9, alive=False) is not None
     living.end("s", 8.1)
     assert judged(living, 8.2, 8.3, alive=False) is None, "it has said goodbye"
 

@@ -26,7 +26,7 @@ from hub.database import CommitUnknown, DatabaseAway
 from hub.feeders import get_feeder
 from hub.liveness import EPOCH_KEY, RECOVERING_KEY, Liveness
 from hub.models import FeederEvent
-from hub.protocol.messages import Event
+from hub.protocol.messages import Event, Heartbeat
 from hub.protocol.times import utc_now
 from hub.sites import add_site
 from tests.hub.conftest import (
@@ -195,6 +195,29 @@ async def test_while_redis_is_away_a_heartbeat_waits_and_counts_later(
     await until(acknowledged)
     assert await alive(process) is True
     assert await spans(process) == [("session-1", None)]
+
+
+async def test_of_two_sessions_that_had_to_wait_the_later_one_counts(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, tell_time = asyncio.Event(), process.conversation.tell_time
+
+    async def slow_at_first(site: str, said: Heartbeat) -> None:
+        if said.session == "first":
+            await goes_on.wait()
+        await tell_time(site, said)
+
+    monkeypatch.setattr(process.conversation, "tell_time", slow_at_first)
+    for session in ("first", "second"):
+        process.link.hand(HEARTBEAT, heartbeat(session))
+    await asyncio.sleep(0.05)  # so long the second one could overtake it
+    goes_on.set()
+
+    async def both_have_begun() -> bool:
+        return await spans(process) == [("first", "replaced"), ("second", None)]
+
+    await until(both_have_begun)
+    assert (await process.liveness.require_alive(SITE)).session == "second"
 
 
 # --- heartbeats --------------------------------------------------------------------------------------------------
