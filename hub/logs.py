@@ -1,8 +1,11 @@
 """Logs: structlog for us, the standard library's for the libraries, both in one form on standard error."""
 
+import atexit
 import contextlib
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -21,8 +24,18 @@ class _Lines(structlog.PrintLogger):
     debug = info = warning = error = exception = critical = msg
 
 
+def _end_in_peace() -> None:
+    """What could not be written is still in the buffer, and must not turn a good end into a bad one (exit code 120)."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
+
+
 def configure(level: Literal["debug", "info", "warning", "error"], form: Literal["console", "json"]) -> None:
     """Lines for people (console) or for programs (json)."""
+    atexit.register(_end_in_peace)
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

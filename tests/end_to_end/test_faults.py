@@ -305,7 +305,7 @@ def test_what_runs_still_is_asked_about_again(farm: Farm) -> None:
     site.in_state(command, "unknown")
     until(lambda: [asked for asked in desktop.reports if command in asked], 10)
     assert site.command(command)["state"] == "unknown"
-    desktop.outcomes[command] = {"status": "applied"}
+    desktop.outcomes[command] = {"status": "applied", **desktop.result_of(desktop.ordered("set_config"))}
     assert site.settled(command, 10)["state"] == "applied"
 
 
