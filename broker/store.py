@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 GATHERING_S: Final = 0.002
 """Seconds from the first change of a batch until it is written."""
-READER_HAS_S: Final = 0.02
+READER_HAS_S: Final = 0.06
 """Seconds for which a batch waits while all of it is messages for a reader in this process."""
 RETRY_S: Final = 1.0
 """Seconds until a batch that could not be written is tried again."""
