@@ -44,7 +44,7 @@ from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
 from hub.data_dir import DataDir
-from hub.database import AWAY, Database, sqlite_url, why_away
+from hub.database import AWAY, Database, why_away
 from hub.errors import HubError
 from hub.housekeeping import Housekeeping
 from hub.ingest import Ingest
@@ -60,6 +60,7 @@ from hub.rejects import Rejects, excerpt
 from hub.retention import Kept
 from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
+from hub.sqlite import sqlite_url
 from hub.store import Store
 from hub.stream import LiveStream
 from hub.tasks import GoingOn, Tasks

@@ -36,5 +36,7 @@ class GatheringTransport:
 class OneWriteProtocol(HttpToolsProtocol):
     """uvicorn's HTTP upon such a transport."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        super().connection_made(cast("asyncio.Transport", GatheringTransport(transport, self.loop)))
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(
+            cast("asyncio.Transport", GatheringTransport(cast("asyncio.Transport", transport), self.loop))
+        )

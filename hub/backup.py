@@ -23,12 +23,14 @@ from sqlmodel import Session
 
 from hub import settlement
 from hub.command_states import CommandState
-from hub.database import BUSY_TIMEOUT_S, Database, check_version, upgrade
+from hub.database import Database
 from hub.errors import HubError
 from hub.feeders import end_flight, settle_config
 from hub.models import COMMAND, FEEDER, SITE
 from hub.orders import Desk, Order, place
 from hub.protocol.topics import Topics
+from hub.sqlite import BUSY_TIMEOUT_S
+from hub.tables import check_version, upgrade
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from hub.database import Database, DatabaseError
+from hub.database import Database
 from hub.link import BrokerAddress, NetworkLink
+from hub.tables import DatabaseError
 from hub.valkey import ValkeyError, find_program
 
 LOW_DISK_BYTES: Final = 500 * 2**20

@@ -5,7 +5,6 @@ one commit. Work runs in threads of its own, on the ordinary synchronous drivers
 """
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,26 +17,24 @@ from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy.exc
 import structlog
-from alembic import command as alembic_command
-from alembic.config import Config as AlembicConfig
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from pydantic_core import from_json, to_json
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlmodel import Session
 
+from hub import tables
 from hub.errors import HubError, Unavailable
 from hub.postgresql import postgresql_engine
+from hub.sqlite import sqlite_engine
 from hub.statements import run_on, run_on_driver
+from hub.tables import DatabaseError
 from hub.tasks import GoingOn
 
 log = structlog.get_logger()
 T = TypeVar("T")
 Work = Callable[[Session], Any]
 
-BUSY_TIMEOUT_S: Final = 5.0
 READ_WITHIN_S: Final = 10.0
 _MAX_BATCH: Final = 256
 _READ_THREADS: Final = 4
@@ -57,10 +54,6 @@ _DEADLOCK_DETECTED: Final = "40P01"
 """PostgreSQL ends one of two transactions that wait for each other's rows."""
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 """PostgreSQL ends a statement that has waited for a lock for long enough."""
-
-
-class DatabaseError(HubError):
-    """The database cannot be opened or is of another version; says what to do."""
 
 
 class DatabaseAway(Unavailable):
@@ -92,11 +85,6 @@ def why_away(error: BaseException) -> str:
     return str(getattr(error, "orig", error))
 
 
-def sqlite_url(data_dir: Path) -> str:
-    """The address of the database that a hub keeps in its data directory."""
-    return f"sqlite:///{data_dir / 'feeder-hub.sqlite'}"
-
-
 def _with_our_driver(url: str) -> URL:
     parsed = make_url(url)
     match parsed.get_backend_name():
@@ -115,37 +103,9 @@ def _to_json(value: object) -> str:
 
 def _engine(url: URL, *, begin: str, patient: bool) -> Engine:
     json: dict[str, Any] = {"json_serializer": _to_json, "json_deserializer": from_json}
-    if url.get_backend_name() != "sqlite":
-        return postgresql_engine(url, patient=patient, pool_size=_READ_THREADS + 1, pool_pre_ping=True, **json)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, **json)
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
-        _write_ahead(connection)
-        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # Deferred transactions that read first and write later lose updates silently.
-        run_on_driver(connection, begin)
-
-    return engine
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch the file to write-ahead logging. SQLite does not wait for another process that does the same just now."""
-    gives_up_at_s = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL").close()
-        except sqlite3.OperationalError:
-            if time.monotonic() > gives_up_at_s:
-                raise
-            time.sleep(0.02)
-        else:
-            return
+    if url.get_backend_name() == "sqlite":
+        return sqlite_engine(url, begin=begin, **json)
+    return postgresql_engine(url, patient=patient, pool_size=_READ_THREADS + 1, pool_pre_ping=True, **json)
 
 
 @dataclass(slots=True)
@@ -382,17 +342,16 @@ class Database:
         with self._opened() as connection:
             if not self.is_sqlite:  # several processes may start at once on an empty database
                 connection.execute(text("SELECT pg_advisory_xact_lock(7204521)"))
-            upgrade(connection)
+            tables.upgrade(connection)
 
     def is_there(self) -> bool:
         """False for an SQLite file that nobody has made yet; to open it would make it."""
         return not self.is_sqlite or Path(self.url.database or "").exists()
 
-    def versions(self) -> tuple[str | None, str]:
+    def versions(self) -> tuple[str | None, str | None]:
         """The version of the tables (None: there are none yet) and the newest one. Raises DatabaseError."""
         with self._opened() as connection:
-            script = ScriptDirectory.from_config(_alembic(connection))
-            return _version_in(connection, script), script.get_heads()[0]
+            return tables.version_in(connection), tables.newest_version()
 
     @contextmanager
     def _opened(self) -> Iterator[Connection]:
@@ -406,37 +365,6 @@ class Database:
         finally:
             if engine is not self._write_engine:
                 engine.dispose()
-
-
-def upgrade(connection: Connection) -> None:
-    """Bring the tables to the newest version as part of this transaction. Raises DatabaseError."""
-    config = _alembic(connection)
-    _version_in(connection, ScriptDirectory.from_config(config))
-    alembic_command.upgrade(config, "head")
-
-
-def _version_in(connection: Connection, script: ScriptDirectory) -> str | None:
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current is not None:
-        check_version(current, script)
-    return current
-
-
-def check_version(version: str, script: ScriptDirectory | None = None) -> None:
-    """Raises DatabaseError if tables of this version cannot be brought to the newest one here."""
-    script = script or ScriptDirectory.from_config(_alembic(None))
-    if version not in {revision.revision for revision in script.walk_revisions()}:
-        raise DatabaseError(
-            f"the database is of version {version}, which this Feeder Hub does not know: it was written by "
-            "a newer one. Install that version again, or restore a backup."
-        )
-
-
-def _alembic(connection: Connection | None) -> AlembicConfig:
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
 
 
 def _session(connection: Connection) -> Session:

@@ -13,9 +13,10 @@ from benchmarks.report import Median
 from benchmarks.rounds import Case, Round, Step
 from benchmarks.servers import mosquitto, redis_server
 from benchmarks.targets import Target
-from hub.database import Database, sqlite_url
+from hub.database import Database
 from hub.protocol.times import utc_now
 from hub.sites import add_site
+from hub.sqlite import sqlite_url
 
 NAME: Final = "ingest"
 CASE: Final = "one hub process"

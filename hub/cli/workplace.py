@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from hub.data_dir import DataDir
-from hub.database import Database, DatabaseError
+from hub.database import Database
 from hub.protocol.topics import Topics
+from hub.tables import DatabaseError
 
 DataDirOption = Annotated[
     Path | None,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -227,15 +228,22 @@ def test_a_desktop_that_crashed_in_a_dose_calls_it_interrupted_with_the_grams_of
     assert {(event["id"], event["dispensed_g"]) for event in site.events()} == {(site.events()[0]["id"], 100)}
 
 
-def test_a_crash_between_journal_and_plc_is_an_interrupted_dose_of_no_grams(site: PlayedSite) -> None:
-    dose = site.command("feed", {"grams": 1000})
+def crash_after_begin(site: PlayedSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The desktop dies as soon as a command stands in its journal: nothing after that happens."""
     begin = site.journal.begin
 
-    def crash(*args: object) -> None:
-        begin(*args)  # type: ignore[arg-type]  # passed on as they came
+    def crash(*args: Any) -> None:
+        begin(*args)
         raise KeyboardInterrupt
 
-    site.journal.begin = crash  # type: ignore[method-assign]  # the fault: nothing after it happens
+    monkeypatch.setattr(site.journal, "begin", crash)
+
+
+def test_a_crash_between_journal_and_plc_is_an_interrupted_dose_of_no_grams(
+    site: PlayedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dose = site.command("feed", {"grams": 1000})
+    crash_after_begin(site, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         site.send(dose, "f1")
     site.crash()
@@ -520,15 +528,11 @@ def test_a_feeder_that_a_stop_did_not_reach_is_named_and_stopped_when_it_is_back
     assert site.states("f2")[-1]["condition"] == "stopped"
 
 
-def test_a_stop_that_a_crash_cut_off_is_done_when_the_desktop_is_back(site: PlayedSite) -> None:
+def test_a_stop_that_a_crash_cut_off_is_done_when_the_desktop_is_back(
+    site: PlayedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.connect()
-    real = site.journal.begin
-
-    def crash(*args: object) -> None:
-        real(*args)  # type: ignore[arg-type]  # whatever `begin` is given
-        raise KeyboardInterrupt
-
-    site.journal.begin = crash  # type: ignore[method-assign]  # the fault: nothing after it happens
+    crash_after_begin(site, monkeypatch)
     stop = site.command("stop_all", stop_epoch=4)
     with pytest.raises(KeyboardInterrupt):
         site.send(stop)

@@ -12,7 +12,9 @@ import httpx
 import pytest
 from alembic import command as alembic_command
 
-from hub.database import Database, _alembic, sqlite_url
+from hub.database import Database
+from hub.sqlite import sqlite_url
+from hub.tables import alembic_config
 from tests.end_to_end.conftest import StartFarm
 from tests.end_to_end.events import EventStream
 from tests.end_to_end.hub_process import (
@@ -208,7 +210,7 @@ def test_the_command_line_works_without_a_running_hub(tmp_path: Path) -> None:
 def test_the_command_line_leaves_the_tables_of_an_older_hub_to_the_start_of_a_newer_one(tmp_path: Path) -> None:
     database = Database(sqlite_url(tmp_path))
     with database._write_engine.begin() as connection:
-        alembic_command.upgrade(_alembic(connection), "0002")
+        alembic_command.upgrade(alembic_config(connection), "0002")
     refused = feeder_hub("site", "list", "--data-dir", tmp_path)
     assert refused.returncode == 1
     assert "version 0002" in refused.stderr

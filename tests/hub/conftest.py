@@ -27,7 +27,7 @@ from sqlmodel import Session
 import hub.safety
 from hub.commands import Commands
 from hub.conversation import Conversation
-from hub.database import Database, sqlite_url
+from hub.database import Database
 from hub.ingest import Ingest
 from hub.liveness import AliveSession, LivenessKeys
 from hub.models import Command, Site
@@ -41,6 +41,7 @@ from hub.quiet_log import QuietLines
 from hub.rejects import Rejects
 from hub.rounds import Rounds
 from hub.sites import add_site
+from hub.sqlite import sqlite_url
 from hub.store import Store
 from hub.stream import Entry, LiveStream
 from hub.tasks import Tasks

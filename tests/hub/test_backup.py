@@ -14,13 +14,14 @@ from sqlmodel import Session, SQLModel, select
 from hub import settlement
 from hub.backup import BackupError, Resumed, back_up, restore, resume
 from hub.command_states import CommandState
-from hub.database import Database, DatabaseError
+from hub.database import Database
 from hub.feeders import take_state
 from hub.models import Command, Feeder, Site
 from hub.protocol.messages import Outcome
 from hub.settlement import take_outcome, take_reply
 from hub.stops import latch_of
 from hub.stories import stories
+from hub.tables import DatabaseError
 from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, order, placed, reply, state
 
 pytestmark = pytest.mark.both_databases

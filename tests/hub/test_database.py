@@ -14,10 +14,11 @@ from sqlalchemy import event, inspect, text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlmodel import Session, SQLModel, select
 
-from hub.database import Database, DatabaseError, _alembic
+from hub.database import Database
 from hub.errors import NotFound
 from hub.models import Command, Feeder, Presence, Site
 from hub.sites import delete_site, get_site
+from hub.tables import DatabaseError, alembic_config
 from hub.tasks import TaskDied
 from tests.hub.conftest import NOW, SITE, order, placed
 
@@ -238,7 +239,7 @@ async def test_from_nothing_the_migrations_make_exactly_the_tables_of_the_models
 def test_a_database_of_the_first_version_is_brought_to_the_newest_with_its_rows(empty_url: str) -> None:
     database = Database(empty_url)
     with database._write_engine.begin() as connection:
-        alembic_command.upgrade(_alembic(connection), "0001")
+        alembic_command.upgrade(alembic_config(connection), "0001")
         for statement in ROWS_OF_THE_FIRST_VERSION:
             connection.execute(text(statement))
     database.migrate()

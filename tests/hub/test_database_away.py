@@ -150,8 +150,12 @@ async def test_a_read_that_is_not_answered_ends_whatever_its_thread_does(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub.database, "READ_WITHIN_S", 0.05)
-    with pytest.raises(DatabaseAway):
-        await database.read(lambda _session: time.sleep(0.3))
+    may_end = threading.Event()
+    try:
+        with pytest.raises(DatabaseAway):
+            await database.read(lambda _session: may_end.wait(10))
+    finally:
+        may_end.set()
 
 
 # --- PostgreSQL's own limits -------------------------------------------------------------------------------------

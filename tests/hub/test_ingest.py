@@ -16,9 +16,9 @@ from sqlmodel import select
 from ulid import ULID
 
 import hub.conversation
-import hub.database
 import hub.intake
 import hub.rounds
+import hub.sqlite
 from hub import presence, settlement
 from hub.command_states import CommandState
 from hub.conversation import ACK_DELAY_S
@@ -81,7 +81,7 @@ def locked(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is away is noticed soon, and tried again soon."""
-    monkeypatch.setattr(hub.database, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(hub.sqlite, "BUSY_TIMEOUT_S", 0.01)
     monkeypatch.setattr(hub.intake, "RETRY_PAUSE_S", 0.02)
 
 
@@ -636,7 +636,9 @@ async def test_a_beginning_that_was_written_too_late_gives_way_to_the_session_th
 
 
 @pytest.mark.usefixtures("_often")
-async def test_a_desktop_that_is_back_before_its_end_is_written_is_held_to_be_alive(process: Process) -> None:
+async def test_a_desktop_that_is_back_before_its_end_is_written_is_held_to_be_alive(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await process.beat()
     await process.store.redis.delete(f"fh:{{{SITE}}}:alive")
     really_read = process.liveness.read
@@ -646,7 +648,7 @@ async def test_a_desktop_that_is_back_before_its_end_is_written_is_held_to_be_al
         await process.liveness.beat(SITE, heartbeat(seq=2), 0)
         return found
 
-    process.liveness.read = read  # type: ignore[method-assign]
+    monkeypatch.setattr(process.liveness, "read", read)
     await process.rounds().go_round()
     assert await spans(process) == [("session-1", "expired"), ("session-1", None)]
 

@@ -13,7 +13,7 @@ from sqlmodel import Session, SQLModel, col, select, update
 from ulid import ULID
 
 from hub.command_states import SETTLED, CommandState
-from hub.database import Database, sqlite_url
+from hub.database import Database
 from hub.feeders import take_state
 from hub.housekeeping import Housekeeping
 from hub.models import (
@@ -31,6 +31,7 @@ from hub.models import (
 )
 from hub.orders import Key
 from hub.retention import Kept, find_old, thin
+from hub.sqlite import sqlite_url
 from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, config_order, order, placed, state, until
 
 pytestmark = pytest.mark.both_databases
