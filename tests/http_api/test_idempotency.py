@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import running_farm
-from tests.end_to_end.desktop import applied, rejected, silent
+from tests.end_to_end.desktop import Order, ScriptedDesktop, applied, rejected, silent
 from tests.http_api.conftest import Scene, problem
 
 
@@ -54,8 +54,13 @@ def test_a_refusal_by_the_desktop_is_the_answer_again(scene: Scene) -> None:
     assert scene.published() == ["feed"]
 
 
+def at_work(desktop: ScriptedDesktop, order: Order) -> None:
+    """The command is heard and never answered; asked for it, its journal says that it runs."""
+    desktop.outcomes[order.id] = {"status": "running"}
+
+
 def test_an_unknown_outcome_is_told_as_it_is_now(scene: Scene) -> None:
-    scene.desktop.answer = silent
+    scene.desktop.answer = at_work
     headers = {"Idempotency-Key": scene.site.name}
     problem(scene.site.put_config(headers=headers), 504, "outcome-unknown")
     problem(scene.site.put_config(headers=headers), 504, "outcome-unknown")
