@@ -28,6 +28,7 @@ from hub.protocol.messages import Outcome, Reply, encode
 from hub.protocol.times import rfc3339, utc_now
 from hub.rejects import Rejects
 from hub.settlement import Settled
+from hub.statements import Row
 from hub.stories import settled_of
 from hub.stream import LiveStream
 
@@ -84,6 +85,8 @@ class Commands:
         self._link = link
         self._targets = Memory[tuple[str, str | None], bool](TARGET_REMEMBERED_S)
         self._waiting: dict[str, list[asyncio.Future[CommandRow]]] = {}
+        self._sent: dict[str, Row] = {}
+        """What this process has sent, while somebody here waits for it; a stop is not among it, as its row changes."""
         self._of_others: set[str] = set()
         """Commands that somebody here waits for, and that another process may settle."""
 
@@ -137,8 +140,8 @@ class Commands:
         return placed, 0 if to is None and order.name != "stop_all" else wait_s
 
     async def _publish_and_wait(self, command: CommandRow, wait_s: float | None) -> CommandRow:
-        with self._expecting(command.id) as end:
-            is_stop = command.name == "stop_all"
+        is_stop = command.name == "stop_all"
+        with self._expecting(command.id, None if is_stop else command) as end:
             if not self._publish(command) and is_stop:
                 command = await self._to_be_repeated(command)
             self._stream.publish("command", command.site_id, brief(command))
@@ -213,12 +216,16 @@ class Commands:
         return True
 
     @contextmanager
-    def _expecting(self, command_id: str) -> Iterator[asyncio.Future[CommandRow]]:
+    def _expecting(self, command_id: str, sent: CommandRow | None = None) -> Iterator[asyncio.Future[CommandRow]]:
         end: asyncio.Future[CommandRow] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(command_id, []).append(end)
+        if isinstance(sent, Row):
+            self._sent[command_id] = sent
         try:
             yield end
         finally:
+            if sent is not None:
+                self._sent.pop(command_id, None)
             waiting = self._waiting.get(command_id, [])
             if end in waiting:
                 waiting.remove(end)
@@ -258,8 +265,10 @@ class Commands:
 
     async def take_reply(self, site: str, reply: Reply) -> Settled:
         """Store what a desktop answers; whoever waits for the command learns of it."""
-        now = utc_now()
-        settled = await self._database.write(lambda session: settlement.take_reply(session, site, reply, now))
+        now, sent = utc_now(), self._sent.get(reply.id)
+        if sent is not None and sent.site_id != site:
+            sent = None
+        settled = await self._database.write(lambda session: settlement.take_reply(session, site, reply, now, sent))
         await self._raise_contradiction(site, settled)
         self._tell(settled)
         return settled

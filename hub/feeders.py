@@ -104,28 +104,23 @@ def grams_today(session: Session, site: Site, feeders: list[str], now: datetime)
 # --- what desktops report: statements built once ------------------------------------------------------------------
 
 _THIS_FEEDER: Final = and_(FEEDER.c.site_id == bindparam("this_site"), FEEDER.c.id == bindparam("this_feeder"))
-_FOR_RULES: Final = (
-    *(
-        "site_id",
-        "id",
-        "reported_version",
-        "local_rev",
-        "last_version",
-        "reported_config",
-        "desired_config",
-        "desired_version",
-        "state_journal_id",
-        "state_seq",
-    ),
-    *("pending_command_id", "in_flight_command_id"),
-)
-_LOCK: Final = Statement(sa_select(*(FEEDER.c[name] for name in _FOR_RULES)).where(_THIS_FEEDER).with_for_update())
+_VERSION_COLUMNS: Final = ("reported_version", "local_rev", "last_version", "desired_version")
+_FLIGHT_COLUMNS: Final = ("pending_command_id", "in_flight_command_id")
+_FOR_CHANGES: Final = ("site_id", "id", *_VERSION_COLUMNS, *_FLIGHT_COLUMNS)
+_FOR_RULES: Final = (*_FOR_CHANGES, "reported_config", "desired_config", "state_journal_id", "state_seq")
+
+
+def _lock(columns: tuple[str, ...]) -> Statement:
+    return Statement(sa_select(*(FEEDER.c[name] for name in columns)).where(_THIS_FEEDER).with_for_update())
+
+
+_LOCK: Final = _lock(_FOR_RULES)
+_LOCK_FOR_CHANGES: Final = _lock(_FOR_CHANGES)
 _CONFIG_COLUMNS: Final = ("reported_config", "reported_version", "local_rev", "last_version")
 _STATE_COLUMNS: Final = (
     *("state_journal_id", "state_seq", "state_at"),
     *("condition", "control", "silo_g", "next_meal_at"),
 )
-_FLIGHT_COLUMNS: Final = ("pending_command_id", "in_flight_command_id")
 
 
 def _update_of(*columns: str) -> Statement:
@@ -148,9 +143,9 @@ _INSERT_REVISION: Final = Statement(
 )
 
 
-def lock_feeder(session: Session, site: str, feeder: str) -> Row:
+def lock_feeder(session: Session, site: str, feeder: str, columns: Statement = _LOCK) -> Row:
     """What rules ask of the feeder's row; nobody else changes it until this transaction ends. Raises NotFound."""
-    row = _LOCK.first(session, this_site=site, this_feeder=feeder)
+    row = columns.first(session, this_site=site, this_feeder=feeder)
     if row is None:
         raise NotFound(f"Site {site} has no feeder {feeder}.")
     return row
@@ -192,7 +187,7 @@ def settle_config(
     `answer` may have the config as the farm has it now. Where the newest change did not happen, it is not wanted any
     longer either; where an older one proves to have happened after that, it is.
     """
-    row = lock_feeder(session, site, feeder)
+    row = lock_feeder(session, site, feeder, _LOCK_FOR_CHANGES)
     left = {
         "pending_command_id": None if row.pending_command_id == command_id else row.pending_command_id,
         "in_flight_command_id": None if row.in_flight_command_id == command_id else row.in_flight_command_id,

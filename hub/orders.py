@@ -175,9 +175,7 @@ def _store(session: Session, order: Order, command: JsonObject, ready: "_Ready",
     """The command's row, with its steps, its key and what it means for its feeder."""
     command_id, waits = command["id"], command["state"] == CommandState.PENDING
     _INSERT_COMMAND.run(session, **command)
-    settlement.add_step(session, command_id, CommandState.PENDING, f"ordered by {order.actor}", now)
-    if not waits:
-        settlement.add_step(session, command_id, CommandState.SENT, "to be published", now)
+    (settlement.add_pending if waits else settlement.add_sent)(session, command_id, order.actor, now)
     if ready.config is not None:
         _give_out(session, order, ready, command_id, ready.in_flight_id if waits else command_id, now)
     if order.key is not None:

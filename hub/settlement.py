@@ -16,8 +16,9 @@ from hub.feeders import end_flight, settle_config
 from hub.models import COMMAND, COMMAND_STEP, SITE, Command, CommandRow, JsonObject, Site
 from hub.protocol.codes import Code
 from hub.protocol.messages import FINAL_STATUSES, Answer, FeederConfig, Outcome, Reply, differences
-from hub.statements import Statement
+from hub.statements import Row, Statement
 
+_LONGEST_CAUSE: Final = 200
 FIRST_REPORT_AFTER: Final = timedelta(seconds=2)
 LONGEST_REPORT_PAUSE: Final = timedelta(seconds=60)
 MAX_REPORTED: Final = 100
@@ -48,21 +49,27 @@ class Settled:
     another_waits: bool = False
 
 
-def _advance_to(to: CommandState, *columns: str) -> Statement:
-    is_before = or_(false(), *(COMMAND.c.state == before for before in sorted(may_come_before(to))))
-    return Statement(
-        update(COMMAND)
-        .where(COMMAND.c.id == bindparam("this"), is_before)
-        .values(state=to, **{name: bindparam(name) for name in columns})
-        .returning(*COMMAND.c)
-    )
+def _advances(*returned: ColumnElement[Any]) -> dict[CommandState, Statement]:
+    """For each state the move into it; what it returns of a command that moved."""
+
+    def to(state: CommandState, *columns: str) -> Statement:
+        is_before = or_(false(), *(COMMAND.c.state == before for before in sorted(may_come_before(state))))
+        return Statement(
+            update(COMMAND)
+            .where(COMMAND.c.id == bindparam("this"), is_before)
+            .values(state=state, **{name: bindparam(name) for name in columns})
+            .returning(*returned)
+        )
+
+    return {
+        **{state: to(state) for state in CommandState if state not in SETTLED},
+        CommandState.UNKNOWN: to(CommandState.UNKNOWN, "next_report_at"),
+        **{state: to(state, "settled_at", "code", "detail", "result") for state in SETTLED},
+    }
 
 
-_ADVANCE: Final[dict[CommandState, Statement]] = {
-    **{state: _advance_to(state) for state in CommandState if state not in SETTLED},
-    CommandState.UNKNOWN: _advance_to(CommandState.UNKNOWN, "next_report_at"),
-    **{state: _advance_to(state, "settled_at", "code", "detail", "result") for state in SETTLED},
-}
+_ADVANCE: Final = _advances(*COMMAND.c)
+_ADVANCE_SENT: Final = _advances(COMMAND.c.id)
 _TAKE_PARTIAL_STOP: Final = Statement(
     update(COMMAND)
     .where(COMMAND.c.id == bindparam("this"), COMMAND.c.settled_at.is_(None))
@@ -70,6 +77,19 @@ _TAKE_PARTIAL_STOP: Final = Statement(
     .returning(*COMMAND.c)
 )
 _INSERT_STEP: Final = Statement(insert(COMMAND_STEP))
+_INSERT_SENT: Final = Statement(
+    insert(COMMAND_STEP).values(
+        [
+            {
+                "command_id": bindparam("this", type_=COMMAND_STEP.c.command_id.type),
+                "state": state,
+                "at": bindparam("now", type_=COMMAND_STEP.c.at.type),
+                "cause": bindparam(cause, type_=COMMAND_STEP.c.cause.type),
+            }
+            for state, cause in ((CommandState.PENDING, "ordered"), (CommandState.SENT, "sent"))
+        ]
+    )
+)
 _FOR_RULES: Final = ("id", "site_id", "feeder_id", "name", "args", "state", "result", "journal_id")
 _COMMAND: Final = Statement(
     sa_select(*(COMMAND.c[name] for name in _FOR_RULES)).where(
@@ -109,43 +129,63 @@ def advance(
     code: str | None = None,
     detail: str | None = None,
     result: JsonObject | None = None,
+    sent: Row | None = None,
 ) -> CommandRow | None:
     """Move a command forward, if it may move there; the step is part of its story. None: it may not (any more).
 
-    `code`, `detail` and `result` belong to an end; what is `unknown` is asked about from `now` on.
+    `code`, `detail` and `result` belong to an end; what is `unknown` is asked about from `now` on. `sent`: the row as
+    it was when it was sent, if that is known; the rest of it stays as it was, so it need not be read.
     """
-    values: dict[str, Any] = {"this": command_id}
+    values: dict[str, Any] = {}
     if to in SETTLED:
-        values |= {"settled_at": now, "code": code, "detail": detail, "result": result}
+        values = {"settled_at": now, "code": code, "detail": detail, "result": result}
     elif to is CommandState.UNKNOWN:
-        values["next_report_at"] = now
-    moved = _ADVANCE[to].first(session, **values)
-    if moved is not None:
-        add_step(session, command_id, to, cause, now)
-    return moved
+        values = {"next_report_at": now}
+    moved = (_ADVANCE if sent is None else _ADVANCE_SENT)[to].first(session, this=command_id, **values)
+    if moved is None:
+        return None
+    add_step(session, command_id, to, cause, now)
+    return moved if sent is None else sent.but(state=to, **values)
 
 
 def add_step(session: Session, command_id: str, state: CommandState, cause: str, now: datetime) -> None:
     """A command came into a state; the row of it is part of the same transaction."""
-    _INSERT_STEP.run(session, command_id=command_id, state=state, at=now, cause=cause[:200])
+    _INSERT_STEP.run(session, command_id=command_id, state=state, at=now, cause=cause[:_LONGEST_CAUSE])
 
 
-def take_reply(session: Session, site: str, reply: Reply, now: datetime) -> Settled:
-    """A desktop's reply to one command of its own site."""
-    command = _COMMAND.first(session, this=reply.id, site=site)
+def add_sent(session: Session, command_id: str, actor: str, now: datetime) -> None:
+    """The first two steps of a command that does not wait."""
+    _INSERT_SENT.run(session, this=command_id, now=now, ordered=_ordered_by(actor), sent="to be published")
+
+
+def add_pending(session: Session, command_id: str, actor: str, now: datetime) -> None:
+    """The first step of a command that waits."""
+    add_step(session, command_id, CommandState.PENDING, _ordered_by(actor), now)
+
+
+def _ordered_by(actor: str) -> str:
+    return f"ordered by {actor}"[:_LONGEST_CAUSE]
+
+
+def take_reply(session: Session, site: str, reply: Reply, now: datetime, sent: Row | None = None) -> Settled:
+    """A desktop's reply to one command of its own site.
+
+    sent: the row of that command as it was when it was sent, if that is known; not a stop's, which may change since.
+    """
+    command = _COMMAND.first(session, this=reply.id, site=site) if sent is None else sent
     if command is None:
         return Settled(None, moved=False)
     # A stop that some PLC has not confirmed goes on: the desktop latches it there when it can, and is told it again.
     partial_stop = command.name == "stop_all" and reply.status == "failed"
     if partial_stop or reply.status not in FINAL_STATUSES:
-        moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now)
+        moved = advance(session, command.id, CommandState.RECEIVED, f"reply {reply.status}", now, sent=sent)
         told_more = _take_partial_stop(session, command, reply) if command.name == "stop_all" else None
         return Settled(told_more or moved or command, moved is not None, told_more is not None)
     if command.name == "stop_all" and reply.code == Code.STALE_EPOCH and _raise_epoch(session, command, now):
         _take_partial_stop(session, command, reply)
         moved = advance(session, command.id, CommandState.UNKNOWN, "the desktop has seen a higher stop epoch", now)
         return Settled(moved or command, moved is not None)
-    return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now)
+    return _settle(session, command, CommandState(reply.status), reply, f"reply {reply.status}", now, sent)
 
 
 def _raise_epoch(session: Session, stop: CommandRow, now: datetime) -> bool:
@@ -278,7 +318,13 @@ def _result(answer: Answer) -> JsonObject:
 
 
 def _settle(
-    session: Session, command: CommandRow, to: CommandState, answer: Answer, cause: str, now: datetime
+    session: Session,
+    command: CommandRow,
+    to: CommandState,
+    answer: Answer,
+    cause: str,
+    now: datetime,
+    sent: Row | None = None,
 ) -> Settled:
     result, code, detail = _result(answer), answer.code, answer.detail
     if command.name == "set_config" and to is CommandState.APPLIED:
@@ -292,7 +338,7 @@ def _settle(
         else:
             as_ordered = {name: command.args[name] for name in ("config_version", "local_rev")}
             result = as_ordered | result
-    moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None)
+    moved = advance(session, command.id, to, cause, now, code=code, detail=detail, result=result or None, sent=sent)
     if moved is None:
         return Settled(command, moved=False, contradiction=_contradiction(session, command.id, to, result))
     another_waits = _follow_up(session, moved, to, result, now)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 from sqlmodel import Session
 
 Process = Callable[[Any], Any]
@@ -23,6 +23,10 @@ class Row(tuple[Any, ...]):
     """One row: its columns by their names."""
 
     __slots__ = ()
+
+    def but(self, **values: Any) -> "Row":
+        """The same row with other values in some of its columns."""
+        return cast("Row", cast("Any", self)._replace(**values))
 
     if TYPE_CHECKING:
 
@@ -116,6 +120,8 @@ def _compile(clause: Any, dialect: Dialect) -> _Compiled:
     compiled = clause.compile(dialect=dialect)
     names = tuple(compiled.positiontup if compiled.positional else compiled.bind_names.values())
     binds = [compiled.binds[name] for name in names]
+    if untyped := {name for name, bind in zip(names, binds, strict=True) if isinstance(bind.type, NullType)}:
+        raise TypeError(f"no column says of what type {', '.join(sorted(untyped))} is: give bindparam a type_")
     processes = [bind.type.dialect_impl(dialect).bind_processor(dialect) for bind in binds]
     return _Compiled(
         compiled.string,

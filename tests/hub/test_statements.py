@@ -103,3 +103,11 @@ async def test_a_connection_that_is_lost_is_replaced(dialect: str, database: Dat
     found = await database.write(lambda session: FIND.first(session, feeder="f1"))
     assert found is not None
     assert found.id == "f1"
+
+
+@pytest.mark.both_databases
+def test_a_value_without_a_type_is_refused_before_it_is_stored_in_the_drivers_own_form(session: Session) -> None:
+    step = {"command_id": "x", "at": bindparam("now"), "cause": ""}
+    several = insert(COMMAND_STEP).values([step | {"state": "pending"}, step | {"state": "sent"}])
+    with pytest.raises(TypeError, match="of what type now is"):
+        Statement(several).run(session, now=NOW)
