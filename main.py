@@ -38,7 +38,7 @@ from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
-from hub.accounts import Role, add_token, has_tokens
+from hub.accounts import add_token, has_tokens
 from hub.cli import backup, doctor, export, monitor, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
@@ -58,6 +58,7 @@ from hub.protocol.topics import Identity, Topics
 from hub.quiet_log import QuietLines, QuietLog
 from hub.rejects import Rejects, excerpt
 from hub.retention import Kept
+from hub.rights import Role
 from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
 from hub.sqlite import sqlite_url

@@ -9,7 +9,6 @@ from http_api.operations import Call, Operation, json_answer
 from http_api.problems import problem
 from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederCommandBody, Page, SiteCommandBody
 from hub import sites
-from hub.accounts import Right
 from hub.command_states import CommandState
 from hub.commands import brief
 from hub.errors import InvalidOrder, NotFound
@@ -17,6 +16,7 @@ from hub.feeders import get_feeder
 from hub.models import Command, CommandStep
 from hub.orders import Order
 from hub.protocol.times import utc_now
+from hub.rights import OF_COMMANDS, Right
 from hub.stories import close, list_commands, stories
 
 
@@ -39,6 +39,7 @@ async def _send(call: Call, feeder: str | None, name: str, args: dict[str, objec
     wait_s = preferred_wait_s(call.request)
     key = idempotency_key(call.request, call.caller.id, [name, args])
     order = Order(call.site, feeder, name, call.caller.actor, args, key)
+    call.caller.require(OF_COMMANDS[name], call.site)
     command = await call.services.commands.send(order, wait_s)
     story: list[CommandStep] = []
     if command.state == CommandState.APPLIED:
@@ -65,6 +66,7 @@ async def close_command(call: Call) -> Response:
         found = session.get(Command, command_id)
         if found is None or not call.caller.sees(found.site_id):
             raise NotFound(f"There is no command {command_id}.")
+        call.caller.require(Right.OPERATE, found.site_id)
         command = close(session, command_id, call.caller.actor, body.remark, now)
         return command, stories(session, [command_id])[command_id]
 
@@ -108,7 +110,7 @@ OPERATIONS = (
     Operation(
         "POST",
         _SITE + "/feeders/{feeder}/commands",
-        Right.OPERATE,
+        Right.HANDLE,
         command_feeder,
         "Feed a dose, pause, resume or calibrate a feeder",
         _SENT,
@@ -119,7 +121,7 @@ OPERATIONS = (
     Operation(
         "POST",
         _SITE + "/commands",
-        Right.OPERATE,
+        Right.STOP,
         command_site,
         "Stop or release a whole site, ping it, or ask it to report",
         _SENT,

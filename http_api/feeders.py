@@ -20,13 +20,13 @@ from http_api.schemas import (
     RevisionView,
 )
 from hub import feeders, sites
-from hub.accounts import Right
 from hub.daily import daily_sums
 from hub.errors import NotFound
 from hub.models import Command, Feeder, FeederEvent, JsonObject
 from hub.orders import ConfigOrder
 from hub.protocol.messages import FeederConfig
 from hub.protocol.times import utc_now
+from hub.rights import Right
 
 
 async def list_feeders(call: Call) -> Response:

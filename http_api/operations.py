@@ -13,16 +13,17 @@ from starlette.responses import Response
 from http_api import problems
 from http_api.problems import Problem, problem, problem_of
 from http_api.schemas import NoQuery, Query
-from hub.accounts import Caller, Right, caller_of
+from hub.accounts import caller_of
 from hub.commands import Commands
 from hub.database import AWAY, Database, DatabaseAway, why_away
-from hub.errors import HubError, InvalidOrder, NotFound
+from hub.errors import HubError, InvalidOrder, NotAllowed, NotFound
 from hub.feeders import faults_of
 from hub.liveness import LivenessKeys
 from hub.memory import Memory
 from hub.protocol.link import Link
 from hub.protocol.topics import is_id, is_ulid
 from hub.rejects import Rejects
+from hub.rights import Caller, Right
 from hub.store import Store
 from hub.stream import LiveStream
 
@@ -100,6 +101,9 @@ class Operation:
     body: type[BaseModel] | None = None
     query: type[Query] = NoQuery
     problems: tuple[Problem, ...] = ()
+    hub_wide: bool = False
+    """The right is needed hub-wide. Otherwise it is needed at the site of the path; where the path has none, somewhere,
+    and the handler looks where."""
     headers: tuple[str, ...] = ()
     """Names of request headers that the call knows."""
 
@@ -140,9 +144,10 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
         site = request.path_params.get("site")
         if not _may_exist(request.path_params) or (site is not None and not caller.sees(site)):
             raise NotFound(f"There is nothing at {request.scope['path']}.")
-        beyond_its_site = site is None and caller.site is not None and operation.right is Right.ADMINISTER
-        if not caller.may(operation.right) or beyond_its_site:
-            return problem(problems.NOT_ALLOWED, f"This needs the right to {operation.right}; you are {caller.role}.")
+        if site is not None or operation.hub_wide:
+            caller.require(operation.right, site)
+        elif not caller.may_somewhere(operation.right):
+            raise NotAllowed(f"This needs the right to {operation.right} at some site; {caller.is_what()}.")
         query = read_query(operation.query, request)
         body = None
         if operation.body is not None:

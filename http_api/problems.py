@@ -57,6 +57,7 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.AlreadyExists: ALREADY_EXISTS,
     errors.ConfigUnknown: CONFIG_UNKNOWN,
     errors.ConfigChanged: CONFIG_CHANGED,
+    errors.NotAllowed: NOT_ALLOWED,
     errors.DesktopOffline: DESKTOP_OFFLINE,
     errors.Stopped: STOPPED,
     errors.KeyReused: KEY_REUSED,

@@ -23,10 +23,10 @@ from http_api.schemas import (
     StopView,
 )
 from hub import presence, sites
-from hub.accounts import Right
 from hub.errors import Unavailable
 from hub.models import Presence, Site
 from hub.protocol.times import utc_now
+from hub.rights import Right
 from hub.stops import Latch, latch_of
 from hub.stories import count_unresolved
 
@@ -37,7 +37,7 @@ async def list_sites(call: Call) -> Response:
     query: PageQuery = call.query
 
     def work(session: Session) -> tuple[list[Site], dict[str, int]]:
-        found = sites.list_sites(session, query.cursor, query.limit + 1, call.caller.site)
+        found = sites.list_sites(session, query.cursor, query.limit + 1, call.caller.sites)
         return found, count_unresolved(session, [site.id for site in found])
 
     found, unresolved = await call.services.database.read(work)
@@ -156,6 +156,7 @@ OPERATIONS = (
         "A new site; its MQTT secret is shown this once",
         {201: ("The site and its credentials", NewSiteView)},
         body=SiteBody,
+        hub_wide=True,
         problems=(problems.ALREADY_EXISTS,),
     ),
     Operation(
@@ -189,7 +190,7 @@ OPERATIONS = (
     Operation(
         "POST",
         _SITE + "/credentials",
-        Right.ADMINISTER,
+        Right.SERVICE,
         rotate_credentials,
         "A new MQTT secret; the old one ends at once",
         {200: ("The new credentials, shown this once", CredentialsView)},

@@ -11,9 +11,10 @@ from starlette.responses import Response, StreamingResponse
 from http_api import problems
 from http_api.operations import TOKEN_REMEMBERED_S, Call, Operation, Services
 from http_api.schemas import EventsQuery
-from hub.accounts import Caller, Right, is_revoked
+from hub.accounts import is_revoked
 from hub.database import AWAY, Database
 from hub.errors import InvalidOrder, NotFound
+from hub.rights import Caller, Right
 from hub.sites import get_site
 from hub.store import StoreUnreachable
 from hub.stream import Entry, StreamEnded, is_entry_id

@@ -1,4 +1,4 @@
-"""Who may do what: tokens, roles and the secrets of machines.
+"""Tokens, and the secrets of machines.
 
 Machine secrets are long random texts, so a fast hash keeps them: SHA-256 for tokens, and for MQTT secrets the form that
 mosquitto reads as well (`$7$`, PBKDF2-SHA512), so that one stored hash serves the embedded broker and the export.
@@ -8,9 +8,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
 from sqlmodel import Session, select
@@ -18,51 +16,11 @@ from ulid import ULID
 
 from hub.errors import Fault, InvalidOrder, NotFound
 from hub.models import Site, Token
+from hub.rights import Caller, Role
 
 _PBKDF2_ROUNDS: Final = 101
 """What mosquitto_passwd takes too; the secret's 256 random bits need no stretching."""
-
-
 MAX_NAME: Final = 64
-
-
-class Role(StrEnum):
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-
-class Right(StrEnum):
-    READ = "read"
-    OPERATE = "operate"
-    """Change configs, send commands, stop and release."""
-    ADMINISTER = "administer"
-    """Create, change and delete sites and their credentials."""
-
-
-RIGHTS: Final[dict[Role, frozenset[Right]]] = {
-    Role.VIEWER: frozenset({Right.READ}),
-    Role.OPERATOR: frozenset({Right.READ, Right.OPERATE}),
-    Role.ADMIN: frozenset({Right.READ, Right.OPERATE, Right.ADMINISTER}),
-}
-"""The whole table of who may do what. A token that is bound to a site has these rights there and none elsewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls. `id` is the token's, `actor` what people read. `site` None: every site."""
-
-    id: str
-    actor: str
-    role: Role
-    site: str | None
-
-    def may(self, right: Right) -> bool:
-        return right in RIGHTS[self.role]
-
-    def sees(self, site: str) -> bool:
-        """A site that is not yours does not exist for you."""
-        return self.site is None or self.site == site
 
 
 def new_secret() -> str:
@@ -104,7 +62,7 @@ def add_token(session: Session, role: Role, site: str | None, name: str, now: da
 def caller_of(session: Session, token: str) -> Caller | None:
     """Whose token it is, or None."""
     row = session.exec(select(Token).where(Token.sha256 == token_hash(token))).first()
-    return None if row is None else Caller(row.id, f"token:{row.name}", Role(row.role), row.site_id)
+    return None if row is None else Caller(row.id, f"token:{row.name}", {row.site_id: frozenset({Role(row.role)})})
 
 
 def list_tokens(session: Session) -> list[Token]:

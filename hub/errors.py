@@ -3,6 +3,7 @@
     HubError
     |-- InvalidOrder         the order itself is wrong; `faults` names every field at fault
     |-- NotFound             no such site, feeder, command or token (or not yours)
+    |-- NotAllowed           the caller has no role that gives the right to it
     |-- Refused              the order is well-formed, but not now; nothing was sent
     |   |-- AlreadyExists
     |   |-- ConfigUnknown    nobody knows the feeder's config yet, so nothing can be patched
@@ -47,6 +48,10 @@ class InvalidOrder(HubError):
     def __init__(self, detail: str, faults: Sequence[Fault] = ()) -> None:
         super().__init__(detail)
         self.faults = tuple(faults)
+
+
+class NotAllowed(HubError):
+    pass
 
 
 class NotFound(HubError):

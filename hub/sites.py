@@ -1,6 +1,6 @@
 """Sites: fish farms with one desktop each, and their MQTT credentials."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from sqlalchemy import bindparam
 from sqlalchemy import select as sa_select
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
 from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
@@ -122,13 +122,13 @@ _KEEP: Final = Statement(
 _STOP_EPOCH: Final = Statement(sa_select(SITE.c.stop_epoch).where(SITE.c.id == bindparam("site")))
 
 
-def list_sites(session: Session, after: str | None, limit: int, only: str | None = None) -> list[Site]:
-    """Sites by id, those after the given one; `only` narrows to a single site."""
+def list_sites(session: Session, after: str | None, limit: int, only: Collection[str] | None = None) -> list[Site]:
+    """Sites by id, those after the given one; `only` narrows to some."""
     query = select(Site).order_by(Site.id).limit(limit)
     if after is not None:
         query = query.where(Site.id > after)
     if only is not None:
-        query = query.where(Site.id == only)
+        query = query.where(col(Site.id).in_(only))
     return list(session.exec(query))
 
 

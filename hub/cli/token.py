@@ -6,9 +6,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hub.accounts import Role, add_token, list_tokens, revoke_token
+from hub.accounts import add_token, list_tokens, revoke_token
 from hub.cli.workplace import DataDirOption, JsonOption, print_json, workplace
 from hub.protocol.times import rfc3339, utc_now
+from hub.rights import Role
 
 app = typer.Typer(no_args_is_help=True, help="Keys to the HTTP API.")
 
@@ -16,7 +17,9 @@ app = typer.Typer(no_args_is_help=True, help="Keys to the HTTP API.")
 @app.command()
 def add(
     context: typer.Context,
-    role: Annotated[Role, typer.Option(help="viewer reads; operator also orders; admin also manages sites.")],
+    role: Annotated[
+        Role, typer.Option(help="viewer reads; operator also orders; technician also connects farms; admin may do all.")
+    ],
     site: Annotated[str | None, typer.Option(help="For this site only; otherwise for every site.")] = None,
     name: Annotated[str | None, typer.Option(help="Whose it is; stands beside what is done with it.")] = None,
     data_dir: DataDirOption = None,

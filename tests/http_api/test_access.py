@@ -103,6 +103,19 @@ def test_an_operator_changes_feeders_and_no_sites(operator: httpx.Client, scene:
         assert operator.request(method, scene.site.path(path), json=body).status_code == 200, path
 
 
+def test_a_technician_stops_and_handles_feeders_and_neither_feeds_nor_changes(farm: Farm, scene: Scene) -> None:
+    with farm.hub.api(farm.hub.new_token("technician", scene.site.name)) as api:
+        commands = scene.site.path("/commands"), scene.site.path("/feeders/f1/commands")
+        for name in ("pause", "resume"):
+            assert api.post(commands[1], json={"name": name}).status_code == 200, name
+        dose = {"name": "feed", "args": {"grams": 100}}
+        problem(api.post(commands[1], json=dose, headers={"Idempotency-Key": "k"}), 403, "not-allowed")
+        assert api.post(commands[0], json={"name": "stop_all"}).status_code == 200
+        problem(api.post(commands[0], json={"name": "release"}), 403, "not-allowed")
+        problem(api.patch(scene.site.path(""), json={"name": "mine"}), 403, "not-allowed")
+        assert api.post(scene.site.path("/credentials")).status_code == 200
+
+
 def test_a_site_that_is_not_yours_does_not_exist_for_you(neighbours: httpx.Client, scene: Scene) -> None:
     command = scene.site.order("ping").json()["id"]
     told = [problem(neighbours.get(scene.site.path(path)), 404, "not-found") for path in READS]

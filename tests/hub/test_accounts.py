@@ -10,10 +10,6 @@ from sqlmodel import Session, select
 
 from hub import sites
 from hub.accounts import (
-    RIGHTS,
-    Caller,
-    Right,
-    Role,
     add_token,
     caller_of,
     has_tokens,
@@ -26,6 +22,7 @@ from hub.accounts import (
 )
 from hub.errors import AlreadyExists, InvalidOrder, NotFound
 from hub.models import Feeder, Site, Token
+from hub.rights import Role
 from tests.hub.conftest import NOW, SITE, order, placed
 
 
@@ -66,7 +63,7 @@ def test_a_token_names_its_caller_and_only_its_hash_is_kept(session: Session) ->
     assert has_tokens(session)
     caller = caller_of(session, token)
     assert caller is not None
-    assert (caller.actor, caller.role, caller.site) == ("token:barge", Role.OPERATOR, SITE)
+    assert (caller.actor, caller.roles) == ("token:barge", {SITE: {Role.OPERATOR}})
     assert caller_of(session, token + "x") is None
     assert caller_of(session, "") is None
     row = session.exec(select(Token)).one()
@@ -77,26 +74,6 @@ def test_a_token_names_its_caller_and_only_its_hash_is_kept(session: Session) ->
 def test_a_token_for_a_site_that_is_not_there_is_refused(session: Session) -> None:
     with pytest.raises(NotFound):
         add_token(session, Role.VIEWER, "nowhere", "x", NOW)
-
-
-@pytest.mark.parametrize(
-    ("role", "may"),
-    [
-        (Role.VIEWER, {Right.READ}),
-        (Role.OPERATOR, {Right.READ, Right.OPERATE}),
-        (Role.ADMIN, {Right.READ, Right.OPERATE, Right.ADMINISTER}),
-    ],
-)
-def test_each_role_has_its_rights_and_no_more(role: Role, may: set[Right]) -> None:
-    caller = Caller("id", "x", role, None)
-    assert {right for right in Right if caller.may(right)} == may
-    assert set(RIGHTS) == set(Role)
-
-
-def test_a_caller_of_one_site_does_not_see_another() -> None:
-    assert Caller("id", "x", Role.ADMIN, SITE).sees(SITE)
-    assert not Caller("id", "x", Role.ADMIN, SITE).sees("pond8")
-    assert Caller("id", "x", Role.VIEWER, None).sees("pond8")
 
 
 # --- sites and their secrets -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ulid import ULID
 
 import hub.database
 import hub.postgresql
-from hub.accounts import Role, add_token
+from hub.accounts import add_token
 from hub.database import AWAY, CommitUnknown, Database, DatabaseAway
 from hub.errors import NotFound
 from hub.feeders import list_feeders
@@ -27,6 +27,7 @@ from hub.ingest import store_event
 from hub.models import FEEDER, Site, Token
 from hub.protocol.messages import Event
 from hub.quiet_log import QuietLines
+from hub.rights import Role
 from hub.sites import delete_site, get_site
 from hub.stream import LiveStream
 from tests.chaos.line import Line, Way
