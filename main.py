@@ -39,7 +39,7 @@ from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import add_token, has_tokens
-from hub.cli import backup, doctor, export, monitor, site, token
+from hub.cli import backup, doctor, export, monitor, rollout, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
@@ -59,6 +59,7 @@ from hub.quiet_log import QuietLines, QuietLog
 from hub.rejects import Rejects, excerpt
 from hub.retention import Kept
 from hub.rights import Role
+from hub.rollouts import Rollouts
 from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
 from hub.sqlite import sqlite_url
@@ -82,6 +83,7 @@ app.command(name="restore")(backup.restore)
 app.add_typer(site.app, name="site")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(export.app, name="export")
 
 
@@ -154,6 +156,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         ingest = Ingest(database, liveness, stream, commands, conversation, rejects, topics, tasks)
         await stack.enter_async_context(link.running(ingest.receive))
         await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation, lines))
+        rollouts = await stack.enter_async_context(Rollouts(database, liveness, stream, commands))
         await stack.enter_async_context(Housekeeping(database, kept_by(settings)))
         if broker is not None:  # a desktop is let in when the hub listens
             await listen(broker)
@@ -169,6 +172,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 commands=commands,
                 rejects=rejects,
                 link=link,
+                rollouts=rollouts,
                 broker=broker,
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, feeders, problems, service, sites, stream
+from http_api import commands, feeders, problems, rollouts, service, sites, stream
 from http_api.openapi import document
 from http_api.operations import Doorkeeper, Operation, Services, answer
 from http_api.paths import PathTree
@@ -23,6 +23,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *sites.OPERATIONS,
     *feeders.OPERATIONS,
     *commands.OPERATIONS,
+    *rollouts.OPERATIONS,
     *stream.OPERATIONS,
 )
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -21,6 +21,7 @@ _PATH_PARAMETERS: Final = {
     "site": {"type": "string", "pattern": ID_PATTERN},
     "feeder": {"type": "string", "pattern": ID_PATTERN},
     "command": {"type": "string", "pattern": ULID_PATTERN},
+    "rollout": {"type": "string", "pattern": ULID_PATTERN},
     "revision": {"type": "integer", "minimum": 1},
 }
 _HEADERS: Final = {

@@ -24,6 +24,7 @@ from hub.protocol.link import Link
 from hub.protocol.topics import is_id, is_ulid
 from hub.rejects import Rejects
 from hub.rights import Caller, Right
+from hub.rollouts import Rollouts
 from hub.store import Store
 from hub.stream import LiveStream
 
@@ -32,6 +33,9 @@ TOKEN_REMEMBERED_S: Final = 5.0
 
 _LAST_ROW: Final = 2**31 - 1
 """PostgreSQL's columns of rows that are numbered take no more."""
+
+_ULIDS: Final = frozenset({"command", "rollout"})
+"""Path parameters that are ULIDs; the others are ids."""
 
 log = structlog.get_logger()
 B = TypeVar("B", bound=BaseModel)
@@ -60,6 +64,7 @@ class Services:
     commands: Commands
     rejects: Rejects
     link: Link
+    rollouts: Rollouts
     broker: BrokerUsers | None
     """The embedded broker; None where it is an external one."""
     max_body_bytes: int
@@ -164,7 +169,7 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
 
 def _may_exist(path_params: Mapping[str, str]) -> bool:
     """Whether these could be ids at all."""
-    return all(is_ulid(text) if name == "command" else is_id(text) for name, text in path_params.items())
+    return all(is_ulid(text) if name in _ULIDS else is_id(text) for name, text in path_params.items())
 
 
 @functools.cache

@@ -89,6 +89,8 @@ def test_every_operation_is_really_there(document: dict[str, Any], scene: Scene)
     names = {"site": scene.site.name, "feeder": "f1", "command": scene.site.order("ping").json()["id"]}
     assert scene.site.put_config().status_code == 200
     names["revision"] = scene.site.get("/feeders/f1/config/revisions")["items"][0]["revision"]
+    selection = {"selection": {"feeders": [f"{scene.site.name}/f1"]}, "change": {"command": "pause"}}
+    names["rollout"] = api.post("/rollouts", json=selection).json()["id"]
     listed = sorted(operations(document), key=lambda each: each[1] == "delete")  # what deletes the site comes last
     for path, method, operation in listed:
         if path.endswith("/events") and "feeder" not in path:
