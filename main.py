@@ -39,7 +39,7 @@ from http_api.operations import Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import add_token, has_tokens
-from hub.cli import backup, doctor, export, monitor, person, site, token
+from hub.cli import backup, doctor, export, monitor, person, rollout, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
@@ -61,6 +61,7 @@ from hub.quiet_log import QuietLines, QuietLog
 from hub.rejects import Rejects, excerpt
 from hub.retention import Kept
 from hub.rights import Role
+from hub.rollouts import Rollouts
 from hub.rounds import Rounds
 from hub.sites import is_site, secret_matches
 from hub.sqlite import sqlite_url
@@ -85,6 +86,7 @@ app.add_typer(site.app, name="site")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")
 app.add_typer(person.app, name="person")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(export.app, name="export")
 
 
@@ -157,6 +159,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         ingest = Ingest(database, liveness, stream, commands, conversation, rejects, topics, tasks)
         await stack.enter_async_context(link.running(ingest.receive))
         await stack.enter_async_context(Rounds(database, liveness, stream, commands, conversation, lines))
+        rollouts = await stack.enter_async_context(Rollouts(database, liveness, stream, commands))
         await stack.enter_async_context(Housekeeping(database, kept_by(settings)))
         if broker is not None:  # a desktop is let in when the hub listens
             await listen(broker)
@@ -174,6 +177,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 commands=commands,
                 rejects=rejects,
                 link=link,
+                rollouts=rollouts,
                 broker=broker,
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, feeders, logins, people, problems, service, sites, stream, tokens
+from http_api import commands, feeders, logins, people, problems, rollouts, service, sites, stream, tokens
 from http_api.doorkeeper import Doorkeeper
 from http_api.openapi import document
 from http_api.operations import Operation, Services, answer
@@ -24,6 +24,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *sites.OPERATIONS,
     *feeders.OPERATIONS,
     *commands.OPERATIONS,
+    *rollouts.OPERATIONS,
     *stream.OPERATIONS,
     *logins.OPERATIONS,
     *people.OPERATIONS,

@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from http_api import problems
 from http_api.doorkeeper import COOKIE
-from http_api.operations import Operation
+from http_api.operations import ULID_NAMES, Operation
 from http_api.schemas import ProblemView
 from hub.protocol.topics import ID_PATTERN, ULID_PATTERN
 
@@ -21,7 +21,7 @@ _REF: Final = "#/components/schemas/{model}"
 _PATH_PARAMETERS: Final = {
     "site": {"type": "string", "pattern": ID_PATTERN},
     "feeder": {"type": "string", "pattern": ID_PATTERN},
-    **{name: {"type": "string", "pattern": ULID_PATTERN} for name in ("command", "person", "login", "token")},
+    **{name: {"type": "string", "pattern": ULID_PATTERN} for name in sorted(ULID_NAMES)},
     "revision": {"type": "integer", "minimum": 1},
 }
 _HEADERS: Final = {

@@ -25,11 +25,12 @@ from hub.protocol.link import Link
 from hub.protocol.topics import is_id, is_ulid
 from hub.rejects import Rejects
 from hub.rights import Caller, Right
+from hub.rollouts import Rollouts
 from hub.store import Store
 from hub.stream import LiveStream
 
-_ULIDS: Final = frozenset({"command", "person", "login", "token"})
-"""Names in paths that stand for the id of a row."""
+ULID_NAMES: Final = frozenset({"command", "login", "person", "rollout", "token"})
+"""Names in paths that stand for the id of a row, which is a ULID."""
 _LAST_ROW: Final = 2**31 - 1
 """PostgreSQL's columns of rows that are numbered take no more."""
 
@@ -62,6 +63,7 @@ class Services:
     commands: Commands
     rejects: Rejects
     link: Link
+    rollouts: Rollouts
     broker: BrokerUsers | None
     """The embedded broker; None where it is an external one."""
     max_body_bytes: int
@@ -164,7 +166,7 @@ def _refusal(operation: Operation, right: Right, caller: Caller | None, request:
 
 def _may_exist(path_params: Mapping[str, str]) -> bool:
     """Whether these could be ids at all."""
-    return all(is_ulid(text) if name in _ULIDS else is_id(text) for name, text in path_params.items())
+    return all(is_ulid(text) if name in ULID_NAMES else is_id(text) for name, text in path_params.items())
 
 
 @functools.cache

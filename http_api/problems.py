@@ -39,6 +39,7 @@ DESKTOP_OFFLINE: Final = Problem(409, "desktop-offline", "The site's desktop is 
 STOPPED: Final = Problem(409, "stopped", "The site's emergency stop is latched")
 KEY_REUSED: Final = Problem(409, "idempotency-key-reused", "This Idempotency-Key belongs to another request")
 NOT_UNRESOLVED: Final = Problem(409, "not-unresolved", "Only a command that is unresolved can be closed")
+ROLLOUT_ENDED: Final = Problem(409, "rollout-ended", "The rollout has ended and does not go on")
 NOT_EXECUTED: Final = Problem(409, "not-executed", "The desktop never carried it out and never will")
 CONFIG_CHANGED: Final = Problem(412, "config-changed", "The config is not the one you changed")
 TOO_LARGE: Final = Problem(413, "body-too-large", "The request is too large")
@@ -67,6 +68,7 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.Stopped: STOPPED,
     errors.KeyReused: KEY_REUSED,
     errors.NotUnresolved: NOT_UNRESOLVED,
+    errors.RolloutEnded: ROLLOUT_ENDED,
     errors.LivenessUnknown: LIVENESS_UNKNOWN,
     errors.BrokerUnreachable: BROKER_UNREACHABLE,
     StoreUnreachable: STORE_UNREACHABLE,
@@ -74,6 +76,8 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     CommitUnknown: DATABASE_UNREACHABLE,
 }
 
+BY_ERROR: Final = {error.__name__: kind.type for error, kind in OF_ERROR.items()}
+"""The `type` of a problem by the name of its error, as a row keeps it."""
 
 OF_ORDERS: Final = (
     NOT_FOUND,

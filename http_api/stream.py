@@ -96,7 +96,7 @@ OPERATIONS = (
         "/events",
         Right.READ,
         follow_events,
-        "What happens, as server-sent events: liveness, command, state, event, two-desktops",
+        "What happens, as server-sent events: liveness, command, state, event, two-desktops, rollout",
         {200: ("text/event-stream", None)},
         query=EventsQuery,
         problems=(problems.NOT_FOUND,),

@@ -12,6 +12,7 @@
     |   |-- ConfigChanged    If-Match names a config that is not the current one
     |   |-- DesktopOffline   the site's liveness key is gone
     |   |-- Stopped          the site's emergency stop is latched
+    |   |-- RolloutEnded     a rollout that has ended cannot go on
     |   |-- NotUnresolved    only a command whose outcome cannot be known is closed by a person, once
     |   `-- KeyReused        an Idempotency-Key came again with another body
     |-- Unavailable          a part that is needed cannot be reached; nothing was sent
@@ -99,6 +100,10 @@ class Stopped(Refused):
 
 
 class NotUnresolved(Refused):
+    pass
+
+
+class RolloutEnded(Refused):
     pass
 
 

@@ -320,6 +320,77 @@ class Monitor(SQLModel, table=True):
     created_at: datetime = _moment()
 
 
+class Rollout(SQLModel, table=True):
+    """One change for many feeders, a few at a time (hub.rollout_rules)."""
+
+    __table_args__ = (
+        Index("uq_rollout_key", "owner", "key", unique=True),
+        Index(
+            "ix_rollout_open",
+            "id",
+            sqlite_where=text("settled_at IS NULL"),
+            postgresql_where=text("settled_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True, max_length=26)
+    owner: str = Field(max_length=26)
+    """The id of whose order it was; `key` is the Idempotency-Key that it came with, `fingerprint` its request."""
+    key: str | None = Field(default=None, max_length=200)
+    fingerprint: str | None = Field(default=None, max_length=64)
+    actor: str = Field(max_length=100)
+    name: str = Field(max_length=32)
+    """The command: set_config, pause, resume."""
+    patch: JsonObject | None = _json(default=None)
+    canaries: int
+    per_minute: int
+    max_in_flight: int
+    abort_share: float
+    abort_after: int
+    queue_for_s: float | None = None
+    """How long a feeder whose turn has come may wait for a site that is away; None: it is refused."""
+    state: str = Field(max_length=16)
+    """One of RolloutState."""
+    reason: str | None = Field(default=None, max_length=1000)
+    ended_by: str | None = Field(default=None, max_length=100)
+    created_at: datetime = _moment()
+    next_at: datetime = _moment()
+    """When the pace allows the next change."""
+    ended_at: datetime | None = _moment(default=None)
+    settled_at: datetime | None = _moment(default=None)
+    """When the outcome of every feeder was known; nothing changes any more."""
+    driver: str | None = Field(default=None, max_length=26)
+    """The hub process that drives it, until `leased_until`."""
+    leased_until: datetime | None = _moment(default=None)
+
+
+class RolloutFeeder(SQLModel, table=True):
+    """One feeder's part of a rollout; `state` is one of Part. Where it was refused, `problem` names the error."""
+
+    __tablename__ = "rollout_feeder"
+    __table_args__ = (
+        _of_feeder(),
+        Index("ix_rollout_feeder_state", "rollout_id", "state", "is_canary"),
+        Index("ix_rollout_feeder_site", "site_id", "feeder_id", "rollout_id"),
+    )
+
+    rollout_id: str = Field(primary_key=True, max_length=26, foreign_key="rollout.id", ondelete="CASCADE")
+    position: int = Field(primary_key=True)
+    site_id: str = Field(max_length=63)
+    feeder_id: str = Field(max_length=63)
+    is_canary: bool = False
+    state: str = Field(max_length=16)
+    waits_until: datetime | None = _moment(default=None)
+    """Its turn has come, and its site is away: refused then."""
+    command_id: str | None = Field(default=None, max_length=26)
+    problem: str | None = Field(default=None, max_length=64)
+    code: str | None = Field(default=None, max_length=64)
+    detail: str | None = Field(default=None, max_length=1000)
+    faults: list[JsonObject] | None = _json(default=None)
+    at: datetime = _moment()
+    """When it came into its state."""
+
+
 SITE: Final = SQLModel.metadata.tables["site"]
 FEEDER: Final = SQLModel.metadata.tables["feeder"]
 COMMAND: Final = SQLModel.metadata.tables["command"]
@@ -328,6 +399,8 @@ CONFIG_REVISION: Final = SQLModel.metadata.tables["config_revision"]
 FEEDER_EVENT: Final = SQLModel.metadata.tables["feeder_event"]
 IDEMPOTENCY_KEY: Final = SQLModel.metadata.tables["idempotency_key"]
 PRESENCE: Final = SQLModel.metadata.tables["presence"]
+ROLLOUT: Final = SQLModel.metadata.tables["rollout"]
+ROLLOUT_FEEDER: Final = SQLModel.metadata.tables["rollout_feeder"]
 
 FeederRow = Feeder | Row
 """A feeder as an object, or as a row of FEEDER: the same names either way."""

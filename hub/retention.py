@@ -13,7 +13,7 @@ from sqlmodel import Session
 from ulid import ULID
 
 from hub.command_states import CommandState
-from hub.models import COMMAND, CONFIG_REVISION, FEEDER, FEEDER_EVENT, IDEMPOTENCY_KEY, PRESENCE, SITE
+from hub.models import COMMAND, CONFIG_REVISION, FEEDER, FEEDER_EVENT, IDEMPOTENCY_KEY, PRESENCE, ROLLOUT, SITE
 
 _ONE_AT_A_TIME: Final = 7204522
 """The advisory lock of whoever thins, in PostgreSQL."""
@@ -45,6 +45,7 @@ def find_old(session: Session, now: datetime, kept: Kept, at_most: int) -> list[
         (IDEMPOTENCY_KEY, kept.idempotency_keys, _old_keys),
         (CONFIG_REVISION, kept.revisions, _old_revisions),
         (COMMAND, kept.commands, _old_commands),
+        (ROLLOUT, kept.commands, _old_rollouts),
         (FEEDER_EVENT, kept.events, _old_events),
         (PRESENCE, kept.presence, _old_presence),
     ):
@@ -77,12 +78,20 @@ def _made_before(moment: datetime) -> str:
 
 
 def _old_keys(before: datetime) -> Select[Any]:
-    """A key is as old as its command. While that is open its caller may still ask again."""
+    """A key is as old as its command. While that is open its caller may still ask again; so may a rollout (its owner)
+    until it has settled.
+    """
     key = IDEMPOTENCY_KEY.c
     return select(key.owner, key.key).where(
         key.command_id < _made_before(before),
         ~exists().where(COMMAND.c.id == key.command_id, COMMAND.c.settled_at.is_(None)),
+        ~exists().where(ROLLOUT.c.id == key.owner, ROLLOUT.c.settled_at.is_(None)),
     )
+
+
+def _old_rollouts(before: datetime) -> Select[Any]:
+    """Kept as long as commands, with the parts of all their feeders."""
+    return select(ROLLOUT.c.id).where(ROLLOUT.c.id < _made_before(before), ROLLOUT.c.settled_at < before)
 
 
 def _old_commands(before: datetime) -> Select[Any]:

@@ -34,7 +34,7 @@ class StreamEnded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something that happened. kind: liveness, command, state, event, two-desktops."""
+    """Something that happened. kind: liveness, command, state, event, two-desktops, rollout."""
 
     id: str
     kind: str

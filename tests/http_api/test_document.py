@@ -94,6 +94,8 @@ def test_every_operation_is_really_there(document: dict[str, Any], scene: Scene)
     names["person"] = api.post("/people", json=body).json()["id"]
     names["token"] = api.post("/tokens", json={"name": "x", "role": "viewer"}).json()["id"]
     names["login"] = names["token"]  # a token has no logins: 403
+    selection = {"selection": {"feeders": [f"{scene.site.name}/f1"]}, "change": {"command": "pause"}}
+    names["rollout"] = api.post("/rollouts", json=selection).json()["id"]
     listed = sorted(operations(document), key=lambda each: each[1] == "delete")  # what deletes the site comes last
     for path, method, operation in listed:
         if path.endswith("/events") and "feeder" not in path:

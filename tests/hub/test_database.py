@@ -267,6 +267,7 @@ async def test_indexes_are_partial_where_the_models_say_so(database: Database) -
         "ix_command_dose",
         "ix_command_open",
         "ix_command_unresolved",
+        "ix_rollout_open",
         "uq_presence_open",
     }
 
