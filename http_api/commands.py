@@ -6,6 +6,7 @@ from starlette.responses import Response
 from http_api import problems
 from http_api.answers import answer_to, idempotency_key, preferred_wait_s
 from http_api.operations import Call, Operation, json_answer
+from http_api.pages import page_answer
 from http_api.problems import problem
 from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederCommandBody, Page, SiteCommandBody
 from hub import sites
@@ -96,7 +97,7 @@ async def _list(call: Call, feeder: str | None) -> Response:
 
     found = await call.services.database.read(work)
     items = [CommandView.of(command, steps) for command, steps in found[: query.limit]]
-    return json_answer(Page[CommandView](items=items, next=items[-1].id if len(found) > query.limit else None))
+    return page_answer(call, Page[CommandView], items, items[-1].id if len(found) > query.limit else None)
 
 
 _SITE = "/sites/{site}"

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from http_api import problems
 from http_api.answers import answer_to, idempotency_key, preferred_wait_s
 from http_api.operations import Call, Operation, json_answer, number_cursor, row_number
+from http_api.pages import page_answer
 from http_api.schemas import (
     ChangeQuery,
     ConfigBody,
@@ -14,43 +15,76 @@ from http_api.schemas import (
     DailyView,
     DayView,
     EventView,
+    FeederPatch,
+    FeedersQuery,
     FeederView,
     Page,
     PageQuery,
     RevisionView,
 )
-from hub import feeders, sites
+from hub import feeders, sites, tags
 from hub.daily import daily_sums
-from hub.errors import NotFound
+from hub.errors import InvalidOrder, NotFound
 from hub.models import Command, Feeder, FeederEvent, JsonObject
 from hub.orders import ConfigOrder
 from hub.protocol.messages import FeederConfig
 from hub.protocol.times import utc_now
+from hub.protocol.topics import is_id
 from hub.rights import Right
 
 
 async def list_feeders(call: Call) -> Response:
-    query: PageQuery = call.query
+    query: FeedersQuery = call.query
 
-    def work(session: Session) -> tuple[list[Feeder], dict[str, float]]:
-        site = sites.get_site(session, call.site)
-        found = feeders.list_feeders(session, call.site, query.cursor, query.limit + 1)
-        return found, feeders.grams_today(session, site, [row.id for row in found], utc_now())
+    def work(session: Session) -> list[FeederView]:
+        sites.get_site(session, call.site)
+        return _views(session, feeders.list_feeders(session, call.site, query.cursor, query.limit + 1, query.search()))
 
-    found, today_g = await call.services.database.read(work)
-    page, more = found[: query.limit], len(found) > query.limit
-    items = [FeederView.of(row, today_g[row.id]) for row in page]
-    return json_answer(Page[FeederView](items=items, next=page[-1].id if more else None))
+    found = await call.services.database.read(work)
+    items, more = found[: query.limit], len(found) > query.limit
+    return page_answer(call, Page[FeederView], items, items[-1].feeder if more else None)
+
+
+async def list_all_feeders(call: Call) -> Response:
+    query: FeedersQuery = call.query
+    after = None if query.cursor is None else _feeder_cursor(query.cursor)
+
+    def work(session: Session) -> list[FeederView]:
+        found = feeders.list_all_feeders(session, after, query.limit + 1, call.caller.sites, query.search())
+        return _views(session, found)
+
+    found = await call.services.database.read(work)
+    items, more = found[: query.limit], len(found) > query.limit
+    return page_answer(call, Page[FeederView], items, f"{items[-1].site}/{items[-1].feeder}" if more else None)
+
+
+def _feeder_cursor(cursor: str) -> tuple[str, str]:
+    site, _, feeder = cursor.partition("/")
+    if not (is_id(site) and is_id(feeder)):
+        raise InvalidOrder("cursor must be the `next` of an earlier page.")
+    return site, feeder
+
+
+def _views(session: Session, rows: list[Feeder]) -> list[FeederView]:
+    today_g = feeders.grams_today(session, rows, utc_now())
+    tagged = tags.of_feeders(session, [(row.site_id, row.id) for row in rows])
+    return [FeederView.of(row, today_g[row.site_id, row.id], tagged[row.site_id, row.id]) for row in rows]
 
 
 async def get_feeder(call: Call) -> Response:
-    def work(session: Session) -> tuple[Feeder, dict[str, float]]:
-        site = sites.get_site(session, call.site)
-        row = feeders.get_feeder(session, call.site, call.feeder)
-        return row, feeders.grams_today(session, site, [row.id], utc_now())
+    (view,) = await call.services.database.read(
+        lambda session: _views(session, [feeders.get_feeder(session, call.site, call.feeder)])
+    )
+    return json_answer(view, headers={"ETag": feeders.feeder_etag(view.tags)})
 
-    row, today_g = await call.services.database.read(work)
-    return json_answer(FeederView.of(row, today_g[row.id]))
+
+async def patch_feeder(call: Call) -> Response:
+    body: FeederPatch = call.body
+    if_match = call.request.headers.get("if-match")
+    await call.services.database.write(
+        lambda session: feeders.change_feeder(session, call.site, call.feeder, body.tags, if_match)
+    )
+    return await get_feeder(call)
 
 
 async def get_config(call: Call) -> Response:
@@ -116,7 +150,7 @@ async def list_revisions(call: Call) -> Response:
 
     page, outcomes = await call.services.database.read(work)
     items = [RevisionView.of(one, older, outcomes.get(one.command_id or "")) for one, older in page.items]
-    return json_answer(Page[RevisionView](items=items, next=None if page.next is None else str(page.next)))
+    return page_answer(call, Page[RevisionView], items, page.next)
 
 
 async def restore_revision(call: Call) -> Response:
@@ -146,9 +180,7 @@ async def list_events(call: Call) -> Response:
 
     found = await call.services.database.read(work)
     page, more = found[: query.limit], len(found) > query.limit
-    return json_answer(
-        Page[EventView](items=[EventView.of(event) for event in page], next=page[-1].id if more else None)
-    )
+    return page_answer(call, Page[EventView], [EventView.of(event) for event in page], page[-1].id if more else None)
 
 
 _FEEDERS = "/sites/{site}/feeders"
@@ -162,15 +194,43 @@ _CHANGE_ANSWERS = {
 OPERATIONS = (
     Operation(
         "GET",
+        "/feeders",
+        Right.READ,
+        list_all_feeders,
+        "The feeders of all sites",
+        {200: ("A page of feeders, by site and id", Page[FeederView])},
+        query=FeedersQuery,
+    ),
+    Operation(
+        "GET",
         _FEEDERS,
         Right.READ,
         list_feeders,
         "A site's feeders",
         {200: ("A page of feeders", Page[FeederView])},
-        query=PageQuery,
+        query=FeedersQuery,
         problems=_GONE,
     ),
-    Operation("GET", _FEEDER, Right.READ, get_feeder, "A feeder", {200: ("The feeder", FeederView)}, problems=_GONE),
+    Operation(
+        "GET",
+        _FEEDER,
+        Right.READ,
+        get_feeder,
+        "A feeder, and the ETag of its tags",
+        {200: ("The feeder", FeederView)},
+        problems=_GONE,
+    ),
+    Operation(
+        "PATCH",
+        _FEEDER,
+        Right.OPERATE,
+        patch_feeder,
+        "Change a feeder's tags",
+        {200: ("The feeder as it is now", FeederView)},
+        body=FeederPatch,
+        problems=(*_GONE, problems.CHANGED),
+        headers=("If-Match",),
+    ),
     Operation(
         "GET",
         _FEEDER + "/config",

@@ -25,7 +25,7 @@ _PATH_PARAMETERS: Final = {
     "revision": {"type": "integer", "minimum": 1},
 }
 _HEADERS: Final = {
-    "If-Match": "the ETag of the config that the change is made upon",
+    "If-Match": "the ETag of what is changed, as it was read",
     "If-None-Match": "an ETag; 304 if the config is still that one",
     "Idempotency-Key": "a new one for each order; the same one when a request is repeated. Needed for `feed`",
     "Prefer": "`respond-async` (202 at once) or `wait=N` (at most N seconds)",

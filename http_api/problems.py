@@ -42,6 +42,7 @@ NOT_UNRESOLVED: Final = Problem(409, "not-unresolved", "Only a command that is u
 ROLLOUT_ENDED: Final = Problem(409, "rollout-ended", "The rollout has ended and does not go on")
 NOT_EXECUTED: Final = Problem(409, "not-executed", "The desktop never carried it out and never will")
 CONFIG_CHANGED: Final = Problem(412, "config-changed", "The config is not the one you changed")
+CHANGED: Final = Problem(412, "changed", "It is not the one that you changed")
 TOO_LARGE: Final = Problem(413, "body-too-large", "The request is too large")
 INVALID: Final = Problem(422, "invalid", "The request is wrong or breaks a limit")
 REJECTED: Final = Problem(422, "rejected-by-desktop", "The desktop refused it")
@@ -61,6 +62,7 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.AlreadyExists: ALREADY_EXISTS,
     errors.ConfigUnknown: CONFIG_UNKNOWN,
     errors.ConfigChanged: CONFIG_CHANGED,
+    errors.Changed: CHANGED,
     errors.NotAllowed: NOT_ALLOWED,
     errors.WrongLogin: WRONG_LOGIN,
     errors.TooManyTries: TOO_MANY,
@@ -111,7 +113,7 @@ def problem_of(error: errors.HubError) -> Response:
             more["faults"] = [fault_body(fault) for fault in error.faults]
         case errors.DesktopOffline():
             more["last_seen_at"] = None if error.last_seen_at is None else rfc3339(error.last_seen_at)
-        case errors.ConfigChanged() if error.etag is not None:
+        case errors.ConfigChanged() | errors.Changed() if error.etag is not None:
             headers["ETag"] = error.etag
         case errors.TooManyTries():
             headers["Retry-After"] = str(error.retry_after_s)

@@ -1,6 +1,7 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -10,13 +11,17 @@ from hub.command_states import CommandState
 from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import CommandRow, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
-from hub.protocol.messages import NO_NUL, FeederConfig, Window
+from hub.protocol.messages import NO_NUL, Condition, FeederConfig, Window
 from hub.protocol.times import FIRST_YEAR, LAST_YEAR, Stored
 from hub.protocol.topics import Id
+from hub.search import Search
 from hub.sites import MAX_FEEDERS
 from hub.stops import Latch
+from hub.tags import MAX_TAGS, TAG_PATTERN, Tag
 
 PAGE_LIMIT = 500
+TAG_LIST_PATTERN = f"^{TAG_PATTERN[1:-1]}(,{TAG_PATTERN[1:-1]}){{0,9}}$"
+_Q = "a part of an id or of a name, of a feeder's site too; capitals do not matter"
 MAX_QUEUE_S = 7 * 24 * 3600
 
 
@@ -66,6 +71,9 @@ class ConfigPatch(Body):
     silo_low_g: float | None = None
 
 
+Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS, description="all of them, in place of those that were there")]
+
+
 class FeederCommandBody(Body):
     name: Literal["feed", "pause", "resume", "calibrate"]
     args: dict[str, Any] = Field(default_factory=dict, examples=[{"grams": 250}])
@@ -90,6 +98,11 @@ class SiteBody(Body):
 class SitePatch(Body):
     name: str | None = Field(None, min_length=1, max_length=200, pattern=NO_NUL)
     time_zone: str | None = None
+    tags: Tags | None = None
+
+
+class FeederPatch(Body):
+    tags: Tags | None = None
 
 
 class CloseBody(Body):
@@ -115,6 +128,32 @@ class NoQuery(Query):
 class PageQuery(Query):
     limit: int = Field(100, ge=1, le=PAGE_LIMIT)
     cursor: str | None = Field(None, max_length=100, pattern=NO_NUL, description="`next` of the page before")
+
+
+class SearchQuery(PageQuery):
+    tag: str | None = Field(
+        None,
+        max_length=500,
+        pattern=TAG_LIST_PATTERN,
+        description="a tag, or several with commas between them: only what has all of them",
+    )
+    q: str | None = Field(None, min_length=1, max_length=100, pattern=NO_NUL, description=_Q)
+
+    def search(self) -> Search:
+        return Search(tags=() if self.tag is None else self.tag.split(","), text=self.q)
+
+
+class SitesQuery(SearchQuery):
+    pass
+
+
+class FeedersQuery(SearchQuery):
+    """A feeder has the tags of its site as well."""
+
+    condition: Condition | None = Field(None, description="only those in this condition, as their desktop told it")
+
+    def search(self) -> Search:
+        return replace(super().search(), condition=self.condition)
 
 
 class ChangeQuery(Query):
@@ -223,6 +262,7 @@ class SiteView(View):
     site: str
     name: str
     time_zone: str
+    tags: list[str]
     stopped: bool = Field(description="the emergency stop is latched")
     stop_epoch: int
     unresolved: int = Field(description="commands whose outcome cannot be known, and that nobody has closed")
@@ -230,11 +270,12 @@ class SiteView(View):
     liveness: LivenessView
 
     @classmethod
-    def of(cls, site: Site, live: Liveness, unresolved: int) -> "SiteView":
+    def of(cls, site: Site, live: Liveness, unresolved: int, tags: list[str]) -> "SiteView":
         return cls(
             site=site.id,
             name=site.name,
             time_zone=site.time_zone,
+            tags=tags,
             stopped=site.stopped_at is not None,
             stop_epoch=site.stop_epoch,
             unresolved=unresolved,
@@ -273,6 +314,7 @@ class ReportedView(View):
 class FeederView(View):
     feeder: str
     site: str
+    tags: list[str] = Field(description="its own")
     desired: DesiredView | None
     reported: ReportedView | None
     drift: list[str] = Field(description="fields in which reported differs from desired")
@@ -285,7 +327,7 @@ class FeederView(View):
     state_at: Stored | None
 
     @classmethod
-    def of(cls, feeder: Feeder, today_g: float) -> "FeederView":
+    def of(cls, feeder: Feeder, today_g: float, tags: list[str]) -> "FeederView":
         desired = reported = None
         if feeder.desired_config is not None and feeder.desired_version is not None:
             desired = DesiredView(config=_config(feeder.desired_config), version=feeder.desired_version)
@@ -298,6 +340,7 @@ class FeederView(View):
         return cls(
             feeder=feeder.id,
             site=feeder.site_id,
+            tags=tags,
             desired=desired,
             reported=reported,
             drift=drift(feeder),

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.operations import Call, Operation, json_answer, number_cursor
+from http_api.pages import page_answer
 from http_api.schemas import (
     CredentialsView,
     DiagnosticsView,
@@ -19,10 +20,11 @@ from http_api.schemas import (
     RejectView,
     SiteBody,
     SitePatch,
+    SitesQuery,
     SiteView,
     StopView,
 )
-from hub import presence, sites
+from hub import presence, sites, tags
 from hub.errors import Unavailable
 from hub.models import Presence, Site
 from hub.protocol.times import utc_now
@@ -34,17 +36,21 @@ log = structlog.get_logger()
 
 
 async def list_sites(call: Call) -> Response:
-    query: PageQuery = call.query
+    query: SitesQuery = call.query
 
-    def work(session: Session) -> tuple[list[Site], dict[str, int]]:
-        found = sites.list_sites(session, query.cursor, query.limit + 1, call.caller.sites)
-        return found, count_unresolved(session, [site.id for site in found])
+    def work(session: Session) -> tuple[list[Site], dict[str, int], dict[str, list[str]]]:
+        found = sites.list_sites(session, query.cursor, query.limit + 1, call.caller.sites, query.search())
+        ids = [site.id for site in found]
+        return found, count_unresolved(session, ids), tags.of_sites(session, ids)
 
-    found, unresolved = await call.services.database.read(work)
+    found, unresolved, tagged = await call.services.database.read(work)
     page, more = found[: query.limit], len(found) > query.limit
     live = await call.services.liveness.read([site.id for site in page])
-    items = [SiteView.of(site, alive, unresolved.get(site.id, 0)) for site, alive in zip(page, live, strict=True)]
-    return json_answer(Page[SiteView](items=items, next=page[-1].id if more else None))
+    items = [
+        SiteView.of(site, alive, unresolved.get(site.id, 0), tagged[site.id])
+        for site, alive in zip(page, live, strict=True)
+    ]
+    return page_answer(call, Page[SiteView], items, page[-1].id if more else None)
 
 
 async def create_site(call: Call) -> Response:
@@ -60,20 +66,24 @@ async def create_site(call: Call) -> Response:
 
 
 async def get_site(call: Call) -> Response:
-    def work(session: Session) -> tuple[Site, int, Latch | None]:
+    def work(session: Session) -> tuple[Site, int, Latch | None, list[str]]:
         site = sites.get_site(session, call.site)
-        return site, count_unresolved(session, [site.id]).get(site.id, 0), latch_of(session, site)
+        unresolved = count_unresolved(session, [site.id]).get(site.id, 0)
+        return site, unresolved, latch_of(session, site), tags.of_sites(session, [site.id])[site.id]
 
-    site, unresolved, latch = await call.services.database.read(work)
+    site, unresolved, latch, tagged = await call.services.database.read(work)
     (live,) = await call.services.liveness.read([site.id])
-    seen = SiteView.of(site, live, unresolved)
+    seen = SiteView.of(site, live, unresolved, tagged)
     stop = None if latch is None else StopView.of(latch)
-    return json_answer(OneSiteView(**dict(seen), stop=stop))
+    return json_answer(OneSiteView(**dict(seen), stop=stop), headers={"ETag": sites.site_etag(site, tagged)})
 
 
 async def patch_site(call: Call) -> Response:
     body: SitePatch = call.body
-    await call.services.database.write(lambda session: sites.rename(session, call.site, body.name, body.time_zone))
+    if_match = call.request.headers.get("if-match")
+    await call.services.database.write(
+        lambda session: sites.change_site(session, call.site, body.name, body.time_zone, body.tags, if_match)
+    )
     return await get_site(call)
 
 
@@ -114,8 +124,9 @@ async def list_presence(call: Call) -> Response:
 
     found = await call.services.database.read(work)
     page, more = found[: query.limit], len(found) > query.limit
-    items = [PresenceView.of(span) for span in page]
-    return json_answer(Page[PresenceView](items=items, next=str(page[-1].id) if more else None))
+    return page_answer(
+        call, Page[PresenceView], [PresenceView.of(span) for span in page], page[-1].id if more else None
+    )
 
 
 async def get_diagnostics(call: Call) -> Response:
@@ -146,7 +157,7 @@ OPERATIONS = (
         list_sites,
         "Sites with their liveness",
         {200: ("A page of sites", Page[SiteView])},
-        query=PageQuery,
+        query=SitesQuery,
     ),
     Operation(
         "POST",
@@ -164,7 +175,7 @@ OPERATIONS = (
         _SITE,
         Right.READ,
         get_site,
-        "A site with its liveness",
+        "A site with its liveness, and the ETag of what can be changed of it",
         {200: ("The site", OneSiteView)},
         problems=_GONE,
     ),
@@ -173,10 +184,11 @@ OPERATIONS = (
         _SITE,
         Right.ADMINISTER,
         patch_site,
-        "Change a site's name or time zone",
+        "Change a site's name, time zone or tags",
         {200: ("The site as it is now", OneSiteView)},
         body=SitePatch,
-        problems=_GONE,
+        problems=(*_GONE, problems.CHANGED),
+        headers=("If-Match",),
     ),
     Operation(
         "DELETE",

@@ -10,6 +10,7 @@
     |   |-- AlreadyExists
     |   |-- ConfigUnknown    nobody knows the feeder's config yet, so nothing can be patched
     |   |-- ConfigChanged    If-Match names a config that is not the current one
+    |   |-- Changed          If-Match names a site or a feeder as it is not any more
     |   |-- DesktopOffline   the site's liveness key is gone
     |   |-- Stopped          the site's emergency stop is latched
     |   |-- RolloutEnded     a rollout that has ended cannot go on
@@ -85,6 +86,12 @@ class ConfigUnknown(Refused):
 
 class ConfigChanged(Refused):
     def __init__(self, detail: str, etag: str | None) -> None:
+        super().__init__(detail)
+        self.etag = etag
+
+
+class Changed(Refused):
+    def __init__(self, detail: str, etag: str) -> None:
         super().__init__(detail)
         self.etag = etag
 

@@ -1,18 +1,20 @@
 """Feeders: what the hub wants of each, what its desktop reported, and where the two differ."""
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
-from sqlalchemy import and_, bindparam, func, insert, or_, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, tuple_, update
 from sqlalchemy import select as sa_select
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from hub.command_states import CommandState
 from hub.errors import Fault, InvalidOrder, NotFound
+from hub.etags import etag_of, require_match
 from hub.models import (
     CONFIG_REVISION,
     FEEDER,
@@ -27,7 +29,9 @@ from hub.models import (
 )
 from hub.protocol.local_days import day_of
 from hub.protocol.messages import FeederConfig, State, differences
+from hub.search import EVERYTHING, Search, feeder_says
 from hub.statements import Row, Statement
+from hub.tags import feeder_has, of_feeders, tag_feeder
 
 _BOUNDS: Final = ("ge", "le", "gt", "lt", "max_length", "min_length")
 
@@ -76,29 +80,82 @@ def get_feeder(session: Session, site: str, feeder: str) -> Feeder:
     return row
 
 
-def list_feeders(session: Session, site: str, after: str | None, limit: int) -> list[Feeder]:
+def list_feeders(
+    session: Session,
+    site: str,
+    after: str | None,
+    limit: int,
+    search: Search = EVERYTHING,
+) -> list[Feeder]:
+    """A site's feeders by id, those after the given one."""
     query = select(Feeder).where(Feeder.site_id == site).order_by(Feeder.id).limit(limit)
     if after is not None:
         query = query.where(Feeder.id > after)
-    return list(session.exec(query))
+    return list(session.exec(query.where(*_narrowed(search))))
 
 
-def grams_today(session: Session, site: Site, feeders: list[str], now: datetime) -> dict[str, float]:
-    """Grams dispensed on the site's local day, by feeder. What a clock that is ahead dates later is not of today."""
-    begins, ends = day_of(now, ZoneInfo(site.time_zone))
-    sums = session.exec(
-        select(FeederEvent.feeder_id, func.sum(FeederEvent.dispensed_g))
-        .where(
-            FeederEvent.site_id == site.id,
-            FeederEvent.at >= begins,
-            FeederEvent.at < ends,
-            col(FeederEvent.feeder_id).in_(feeders),
-            col(FeederEvent.kind).in_(("meal", "dose")),
+def list_all_feeders(
+    session: Session, after: tuple[str, str] | None, limit: int, only: Collection[str] | None, search: Search
+) -> list[Feeder]:
+    """Feeders by site and id, those after the given one; `only`: of these sites."""
+    query = select(Feeder).order_by(Feeder.site_id, Feeder.id).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(col(Feeder.site_id), col(Feeder.id)) > after)
+    if only is not None:
+        query = query.where(col(Feeder.site_id).in_(only))
+    return list(session.exec(query.where(*_narrowed(search))))
+
+
+def _narrowed(search: Search) -> Iterator[ColumnElement[bool]]:
+    if search.tags:
+        yield feeder_has(search.tags)
+    if search.text is not None:
+        yield feeder_says(search.text)
+    if search.condition is not None:
+        yield col(Feeder.condition) == search.condition
+
+
+def feeder_etag(tags: Collection[str]) -> str:
+    """Names what of a feeder people change at the hub. Its config has an ETag of its own."""
+    return etag_of(tags=sorted(tags))
+
+
+def change_feeder(session: Session, site: str, feeder: str, tags: Collection[str] | None, if_match: str | None) -> None:
+    """Raises NotFound, or Changed."""
+    lock_feeder(session, site, feeder, _LOCK_FOR_CHANGES)
+    key = (site, feeder)
+    require_match(if_match, feeder_etag(of_feeders(session, [key])[key]), f"feeder {feeder} of site {site}")
+    if tags is not None:
+        tag_feeder(session, site, feeder, tags)
+
+
+def grams_today(session: Session, feeders: Sequence[Feeder], now: datetime) -> dict[tuple[str, str], float]:
+    """Grams dispensed on each site's local day, by (site, feeder).
+
+    What a clock that is ahead dates later is not of today.
+    """
+    sites = {row.site_id for row in feeders}
+    zones = dict(session.exec(select(Site.id, Site.time_zone).where(col(Site.id).in_(sites))).all())
+    found: dict[tuple[str, str], float] = {}
+    for zone in set(zones.values()):
+        begins, ends = day_of(now, ZoneInfo(zone))
+        # For each feeder a look of its own into the index: of a join the database may begin at the wrong end.
+        grams = (
+            select(func.sum(FeederEvent.dispensed_g))
+            .where(
+                FeederEvent.site_id == Feeder.site_id,
+                FeederEvent.feeder_id == Feeder.id,
+                FeederEvent.at >= begins,
+                FeederEvent.at < ends,
+                col(FeederEvent.kind).in_(("meal", "dose")),
+            )
+            .correlate(Feeder)
+            .scalar_subquery()
         )
-        .group_by(FeederEvent.feeder_id)
-    )
-    found = {feeder: total or 0.0 for feeder, total in sums}
-    return {feeder: found.get(feeder, 0.0) for feeder in feeders}
+        named = [(row.site_id, row.id) for row in feeders if zones[row.site_id] == zone]
+        query = select(Feeder.site_id, Feeder.id, grams).where(tuple_(col(Feeder.site_id), col(Feeder.id)).in_(named))
+        found |= {(site, feeder): total or 0.0 for site, feeder, total in session.exec(query)}
+    return found
 
 
 # --- what desktops report: statements built once ------------------------------------------------------------------

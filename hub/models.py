@@ -67,8 +67,13 @@ class Site(SQLModel, table=True):
 
     id: str = Field(primary_key=True, max_length=63)
     name: str = Field(max_length=200)
+    sought: str = Field(default="", max_length=600)
+    """Id and name as they are searched: databases differ in which capitals they know."""
     time_zone: str = Field(max_length=64)
     mqtt_password_hash: str = Field(max_length=200)
+    old_mqtt_password_hash: str | None = Field(default=None, max_length=200)
+    """Of the secret before a rotation, which counts beside the new one until then."""
+    old_secret_ends_at: datetime | None = _moment(default=None)
     created_at: datetime = _moment()
     stop_epoch: int = Field(default=0, sa_type=BigInteger)
     stopped_at: datetime | None = _moment(default=None)
@@ -103,6 +108,40 @@ class Feeder(SQLModel, table=True):
 
 def _of_feeder() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["site_id", "feeder_id"], ["feeder.site_id", "feeder.id"], ondelete="CASCADE")
+
+
+class SiteTag(SQLModel, table=True):
+    """A word that an administrator gave to a site, to find it by."""
+
+    __tablename__ = "site_tag"
+    __table_args__ = (Index("ix_site_tag_tag", "tag", "site_id"),)
+
+    site_id: str = Field(primary_key=True, max_length=63, foreign_key="site.id", ondelete="CASCADE")
+    tag: str = Field(primary_key=True, max_length=50)
+
+
+class FeederTag(SQLModel, table=True):
+    """The same of a feeder."""
+
+    __tablename__ = "feeder_tag"
+    __table_args__ = (_of_feeder(), Index("ix_feeder_tag_tag", "tag", "site_id", "feeder_id"))
+
+    site_id: str = Field(primary_key=True, max_length=63)
+    feeder_id: str = Field(primary_key=True, max_length=63)
+    tag: str = Field(primary_key=True, max_length=50)
+
+
+class ClaimCode(SQLModel, table=True):
+    """A code by which somebody on the farm fetches the site's credentials, once: its SHA-256. One a site."""
+
+    __tablename__ = "claim_code"
+
+    site_id: str = Field(primary_key=True, max_length=63, foreign_key="site.id", ondelete="CASCADE")
+    sha256: str = Field(max_length=64, unique=True)
+    overlap_s: int
+    """How long the secret that it replaces goes on counting."""
+    created_by: str = Field(max_length=100)
+    expires_at: datetime = _moment()
 
 
 class Command(SQLModel, table=True):

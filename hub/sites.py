@@ -13,9 +13,12 @@ from sqlmodel import Session, col, select
 
 from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
 from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
+from hub.etags import etag_of, require_match
 from hub.models import SITE, Feeder, Site
 from hub.protocol.topics import RESERVED_NAMES, is_id
+from hub.search import EVERYTHING, Search, as_sought, site_says
 from hub.statements import Statement
+from hub.tags import of_sites, site_has, tag_site
 
 MAX_FEEDERS: Final = 500
 _NOBODYS_HASH: Final = mqtt_password_hash(new_secret())
@@ -68,6 +71,7 @@ def add_site(
     row = Site(
         id=site,
         name=name or site,
+        sought=as_sought(site, name or site),
         time_zone=time_zone,
         mqtt_password_hash=mqtt_password_hash(secret),
         # Its desktop may have served another hub, or a site of that name: no order must look old to it.
@@ -122,14 +126,47 @@ _KEEP: Final = Statement(
 _STOP_EPOCH: Final = Statement(sa_select(SITE.c.stop_epoch).where(SITE.c.id == bindparam("site")))
 
 
-def list_sites(session: Session, after: str | None, limit: int, only: Collection[str] | None = None) -> list[Site]:
-    """Sites by id, those after the given one; `only` narrows to some."""
+def list_sites(
+    session: Session,
+    after: str | None,
+    limit: int,
+    only: Collection[str] | None = None,
+    search: Search = EVERYTHING,
+) -> list[Site]:
+    """Sites by id, those after the given one; `only` and `search` narrow to some."""
     query = select(Site).order_by(Site.id).limit(limit)
     if after is not None:
         query = query.where(Site.id > after)
     if only is not None:
         query = query.where(col(Site.id).in_(only))
+    if search.tags:
+        query = query.where(site_has(search.tags))
+    if search.text is not None:
+        query = query.where(site_says(search.text))
     return list(session.exec(query))
+
+
+def site_etag(site: Site, tags: Collection[str]) -> str:
+    """Names what of a site people change."""
+    return etag_of(name=site.name, time_zone=site.time_zone, tags=sorted(tags))
+
+
+def change_site(
+    session: Session,
+    site: str,
+    name: str | None,
+    time_zone: str | None,
+    tags: Collection[str] | None,
+    if_match: str | None,
+) -> None:
+    """What is None stays as it is. Raises NotFound, InvalidOrder, or Changed."""
+    row = session.get(Site, site, with_for_update=True, populate_existing=True)
+    if row is None:
+        raise NotFound(f"There is no site {site}.")
+    require_match(if_match, site_etag(row, of_sites(session, [site])[site]), f"site {site}")
+    rename(session, site, name, time_zone)
+    if tags is not None:
+        tag_site(session, site, tags)
 
 
 def rename(session: Session, site: str, name: str | None, time_zone: str | None) -> Site:
@@ -139,7 +176,7 @@ def rename(session: Session, site: str, name: str | None, time_zone: str | None)
         check_time_zone(time_zone)
         row.time_zone = time_zone
     if name is not None:
-        row.name = name
+        row.name, row.sought = name, as_sought(site, name)
     session.add(row)
     return row
 

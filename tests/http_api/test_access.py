@@ -24,6 +24,7 @@ CHANGES: tuple[Change, ...] = (
     ("PATCH", "/feeders/f1/config", {"meal_g": 1}),
     ("POST", "/feeders/f1/commands", {"name": "pause"}),
     ("POST", "/commands", {"name": "stop_all"}),
+    ("PATCH", "/feeders/f1", {"tags": []}),
 )
 ADMINISTERS: tuple[Change, ...] = (
     ("PATCH", "", {"name": "mine"}),

@@ -249,6 +249,7 @@ def test_a_database_of_the_first_version_is_brought_to_the_newest_with_its_rows(
         flying, over = session.exec(select(Feeder).order_by(Feeder.id))
         assert (flying.in_flight_command_id, over.in_flight_command_id) == ("C1", None)
         assert flying.desired_config == {"meal_g": 250}
+        assert session.get_one(Site, SITE).sought == "pond7\npond 7"
         assert {command.id: command.closed_at for command in session.exec(select(Command))} == {"C1": None, "C2": None}
     database.close()
 

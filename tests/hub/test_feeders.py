@@ -22,7 +22,7 @@ from hub.ingest import store_event
 from hub.models import ConfigRevision, Feeder, FeederEvent, JsonObject
 from hub.protocol.local_days import day_of
 from hub.protocol.messages import Event
-from hub.sites import get_site, rename
+from hub.sites import rename
 from tests.hub.conftest import CONFIG, FEEDER, NOW, SITE, after, config_order, placed, reply, state
 
 pytestmark = pytest.mark.both_databases
@@ -174,7 +174,8 @@ def fed(session: Session, at: datetime, grams: float | None, kind: str = "meal",
 
 def today(session: Session, now: datetime) -> dict[str, float]:
     session.flush()
-    return grams_today(session, get_site(session, SITE), ["f1", "f2"], now)
+    found = grams_today(session, list_feeders(session, SITE, None, 9), now)
+    return {feeder: grams for (_, feeder), grams in found.items()}
 
 
 def test_todays_grams_are_those_of_meals_and_doses_since_local_midnight(session: Session) -> None:
