@@ -157,6 +157,7 @@ OPERATIONS = (
         {201: ("The site and its credentials", NewSiteView)},
         body=SiteBody,
         hub_wide=True,
+        sends={201: ("Location",)},
         problems=(problems.ALREADY_EXISTS,),
     ),
     Operation(

@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from http_api import problems
 from http_api.operations import TOKEN_REMEMBERED_S, Call, Operation, Services
-from http_api.schemas import EventsQuery
+from http_api.schemas import EventsQuery, EventStream
 from hub.accounts import is_revoked
 from hub.database import AWAY, Database
 from hub.errors import InvalidOrder, NotFound
@@ -93,7 +93,8 @@ OPERATIONS = (
         Right.READ,
         follow_events,
         "What happens, as server-sent events: liveness, command, state, event, two-desktops",
-        {200: ("text/event-stream", None)},
+        {200: ("Events as they come; it does not end", EventStream)},
+        media_type="text/event-stream",
         query=EventsQuery,
         problems=(problems.NOT_FOUND,),
         headers=("Last-Event-ID",),
