@@ -1,10 +1,11 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 from pydantic.config import JsonDict
 
 from hub.command_states import CommandState
@@ -250,6 +251,13 @@ class CommandsQuery(PageQuery):
     )
 
 
+def _written_as_date(given: object) -> object:
+    """Numbers are no dates, though pydantic reads them as seconds since 1970."""
+    if isinstance(given, str) and not _DATE.match(given):
+        raise ValueError("a date is written YYYY-MM-DD")
+    return given
+
+
 def _in_bounds(day: date) -> date:
     """There is no moment for the first and last days that a calendar has, in every time zone."""
     if not MIN_DAY <= day <= MAX_DAY:
@@ -258,7 +266,8 @@ def _in_bounds(day: date) -> date:
 
 
 MIN_DAY, MAX_DAY = date(FIRST_YEAR, 1, 1), date(LAST_YEAR, 12, 31)
-LocalDate = Annotated[date, AfterValidator(_in_bounds)]
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
+LocalDate = Annotated[date, BeforeValidator(_written_as_date), AfterValidator(_in_bounds)]
 
 
 class DailyQuery(Query):
