@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from http_api import problems
+from http_api.doorkeeper import COOKIE
 from http_api.links import links_of
 from http_api.operations import Operation
 from http_api.problems import Problem
@@ -25,7 +26,7 @@ _REF: Final = "#/components/schemas/{model}"
 _PATH_PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "site": {"type": "string", "pattern": ID_PATTERN, "examples": ["pond7"]},
     "feeder": {"type": "string", "pattern": ID_PATTERN, "examples": ["f1"]},
-    "command": {"type": "string", "pattern": ULID_PATTERN},
+    **{name: {"type": "string", "pattern": ULID_PATTERN} for name in ("command", "person", "login", "token")},
     "revision": {"type": "integer", "minimum": 1},
 }
 _HEADERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
@@ -45,6 +46,7 @@ _SENT_HEADERS: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "Link": ('the next page: `<…>; rel="next"`', {"type": "string"}),
     "Command-Id": ("of the command that was made", {"type": "string", "pattern": ULID_PATTERN}),
     "Retry-After": ("seconds", {"type": "integer", "minimum": 0}),
+    "Set-Cookie": ("the login, for browsers", {"type": "string"}),
     "WWW-Authenticate": ("how to log in", {"type": "string"}),
 }
 _OF_STATUS: Final[Mapping[int, tuple[str, ...]]] = {
@@ -75,7 +77,7 @@ def document(operations: Sequence[Operation], version: str, prefix: str) -> dict
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"login": []}],
         "tags": _tags(operations),
         "paths": paths,
         "components": {
@@ -89,7 +91,8 @@ def document(operations: Sequence[Operation], version: str, prefix: str) -> dict
                     "type": "http",
                     "scheme": "bearer",
                     "description": "`feeder-hub token add` makes one. It may be revoked; 401 then.",
-                }
+                },
+                "login": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Of who has logged in."},
             },
         },
     }
@@ -114,6 +117,8 @@ def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
         "parameters": _parameters(operation),
         "responses": _responses(operation, refs),
     }
+    if operation.right is None:
+        described["security"] = [{}, {"token": []}, {"login": []}]
     if operation.body is not None:
         schema = refs[operation.body, "validation"]
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
@@ -121,6 +126,8 @@ def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
 
 
 def _who_may(operation: Operation) -> str:
+    if operation.right is None:
+        return "Needs no right."
     where = "hub-wide" if operation.hub_wide else "at the site"
     return f"Needs the right to `{operation.right}` {where}: {_roles(operation.right)}."
 
@@ -174,7 +181,9 @@ def _responses(operation: Operation, refs: Refs) -> dict[str, Any]:
 
 
 def _problems(operation: Operation) -> list[Problem]:
-    possible = [problems.NO_LOGIN, problems.NOT_ALLOWED, problems.INVALID, *operation.problems]
+    possible = [problems.INVALID, *operation.problems]
+    if operation.right is not None:
+        possible = [problems.NO_LOGIN, problems.NOT_ALLOWED, *possible]
     if operation.body is not None:
         possible.append(problems.TOO_LARGE)
     if problems.DATABASE_UNREACHABLE not in possible:

@@ -10,18 +10,14 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from tests.end_to_end.conftest import running_farm
-from tests.end_to_end.farm import Farm, Site
 from tests.end_to_end.hub_process import BIN, feeder_hub_json
+from tests.http_api.document import Described, described_hub
 
-LIVE_SITE = "pond7"
 HUNT_S = int(os.environ.get("HUNT_S", "0"))
-EXAMPLES = {"admin": 15, "viewer": 6, "nobody": 4}
+EXAMPLES = {"admin": 8, "viewer": 3, "nobody": 2}
 """Cases that are made up for each operation, by who calls."""
 NEVER_ENDS = "follow_events"
 """The live stream, which test_stream.py calls."""
@@ -44,6 +40,8 @@ ALLOWED = (
     Allowed(("command_feeder",), (428,), "only `feed` needs an Idempotency-Key"),
     Allowed(("command_site",), (422,), "only a site that is stopped can be released"),
     Allowed(("create_site",), (422,), "to JSON Schema 2.0 is an integer; here it is none"),
+    Allowed(("create_person", "set_password", "change_password"), (422,), "a password is not to be guessed"),
+    Allowed(("create_token",), (422,), "a token's name is printable, which no schema says"),
     Allowed(("list_revisions", "list_presence"), (422,), "a cursor is the `next` of an earlier page, not any text"),
     Allowed(("get_daily",), (422,), "a range of days has its order and its length, which no schema says"),
 )
@@ -52,15 +50,9 @@ ALWAYS = ["2xx", "3xx", 401, 403, 404, 409, 429]
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    directory = tmp_path_factory.mktemp("hub")
-    with running_farm(directory, heartbeat_s=3, liveness__ttl_s=15, commands__timeout_s=5) as farm:
-        farm.api.post("/sites", json={"site": "spare", "feeders": 2}).raise_for_status()
-        made = farm.api.post("/sites", json={"site": LIVE_SITE, "feeders": 2}).raise_for_status().json()
-        site = Site(farm.api, LIVE_SITE, made["mqtt"]["secret"], made["feeders"])
-        farm.desktop(site)
-        site.put_config().raise_for_status()
-        yield farm
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Described]:
+    with described_hub(tmp_path_factory.mktemp("hub")) as described:
+        yield described
 
 
 def settings() -> str:
@@ -82,7 +74,7 @@ def settings() -> str:
 
 @pytest.mark.timeout(180 + 2 * HUNT_S)
 @pytest.mark.parametrize("who", EXAMPLES)
-def test_schemathesis_finds_nothing(hub: Farm, tmp_path: Path, who: str) -> None:
+def test_schemathesis_finds_nothing(hub: Described, tmp_path: Path, who: str) -> None:
     (tmp_path / "schemathesis.toml").write_text(settings())
     headers = [] if who == "nobody" else ["--header", f"Authorization: Bearer {token_of(hub, who)}"]
     amount = (
@@ -93,38 +85,37 @@ def test_schemathesis_finds_nothing(hub: Farm, tmp_path: Path, who: str) -> None
     done = subprocess.run(
         [
             *(str(BIN / "st"), "--config-file", str(tmp_path / "schemathesis.toml")),
-            *("run", f"{hub.hub.http_url}/api/v1/openapi.json", "--checks", "all"),
+            *("run", f"{hub.farm.hub.http_url}/api/v1/openapi.json", "--checks", "all"),
             *("--exclude-operation-id", NEVER_ENDS, "--request-timeout", "10", "--continue-on-failure", "--no-color"),
             *("--warnings", "off", *headers, *amount),
         ],
         cwd=tmp_path,
-        env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ
+        | {
+            "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
+            "PYTHONPATH": str(Path(__file__).parent),
+            "KEPT_TOKEN": hub.farm.api.get("/session").json()["id"],
+        },
         capture_output=True,
         text=True,
         timeout=170 + 2 * HUNT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(rf"Tested: +{len(operations(hub)) - 1}\n", done.stdout), done.stdout
-    assert '"exc_info"' not in hub.hub.log
-    assert "Traceback" not in hub.hub.log
-    assert hub.api.get(f"/sites/{LIVE_SITE}/liveness").json()["alive"], "its desktop was there all the time"
+    assert re.search(rf"Tested: +{len(hub.by_id()) - 1}\n", done.stdout), done.stdout
+    assert '"exc_info"' not in hub.farm.hub.log
+    assert "Traceback" not in hub.farm.hub.log
+    assert hub.site.alive(), "its desktop was there all the time"
 
 
-def token_of(hub: Farm, who: str) -> str:
+def token_of(hub: Described, who: str) -> str:
     if who == "admin":
-        return hub.hub.token
-    return str(feeder_hub_json("token", "add", "--role", who, "--data-dir", hub.hub.data_dir)["token"])
+        return hub.farm.hub.token
+    return str(feeder_hub_json("token", "add", "--role", who, "--data-dir", hub.farm.hub.data_dir)["token"])
 
 
-def operations(hub: Farm) -> dict[str, Any]:
-    """What the document says of each, by its id."""
-    document: dict[str, Any] = httpx.get(f"{hub.hub.http_url}/api/v1/openapi.json").json()
-    return {each["operationId"]: each for methods in document["paths"].values() for each in methods.values()}
-
-
-def test_what_is_allowed_names_operations_that_are_there(hub: Farm) -> None:
-    there = operations(hub)
+def test_what_is_allowed_names_operations_that_are_there(hub: Described) -> None:
+    there = hub.by_id()
     assert NEVER_ENDS in there
     for allowed in ALLOWED:
         for operation in allowed.operations:
