@@ -33,6 +33,7 @@ from broker.listeners import ListenError, allow_many_connections
 from broker.server import BrokerOptions, EmbeddedBroker
 from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
+from http_api import cli as api
 from http_api.app import create_app
 from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
@@ -88,6 +89,7 @@ app.add_typer(token.app, name="token")
 app.add_typer(person.app, name="person")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(export.app, name="export")
+app.add_typer(api.app, name="api")
 
 
 class CannotStart(HubError):

@@ -9,6 +9,8 @@ from pathlib import Path
 PREFIX = "FEEDER_HUB_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 SECRETS_DIR_VARIABLE = PREFIX + "SECRETS_DIR"
+NO_SETTINGS = frozenset({CONFIG_VARIABLE, SECRETS_DIR_VARIABLE, PREFIX + "URL", PREFIX + "TOKEN"})
+"""The last two are for `feeder-hub api`, and may stand in the same environment."""
 
 
 class SourceError(Exception):
@@ -44,7 +46,7 @@ def from_overrides(overrides: Mapping[str, object]) -> Iterator[Entry]:
 def from_environment(environ: Mapping[str, str]) -> Iterator[Entry]:
     """Entries of the variables that start with FEEDER_HUB_. An empty variable counts as not set."""
     for variable, value in sorted(environ.items()):
-        if _is_ours(variable) and value and variable.upper() not in (CONFIG_VARIABLE, SECRETS_DIR_VARIABLE):
+        if _is_ours(variable) and value and variable.upper() not in NO_SETTINGS:
             yield Entry(_setting_of(variable), value, as_variable)
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.problems import problem
-from http_api.schemas import CommandView
+from http_api.schemas import AcceptedView, CommandView
 from hub.command_states import CommandState
 from hub.errors import InvalidOrder
 from hub.models import CommandRow, CommandStep
@@ -21,6 +21,13 @@ from hub.protocol.codes import Code
 
 S = CommandState
 COMMAND_HEADER: Final = "Command-Id"
+OF_ORDERS: Final[dict[int, tuple[str, ...]]] = {
+    200: (COMMAND_HEADER,),
+    202: (COMMAND_HEADER, "Location"),
+    **dict.fromkeys((409, 422, 502), (COMMAND_HEADER,)),
+    504: (COMMAND_HEADER, "Location"),
+}
+"""status -> headers of the answer to an order. A refusal before there was a command names none."""
 MAX_WAIT_S: Final = 120.0
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}\Z")
 _WAIT: Final = re.compile(r"wait=(\d{1,4})\Z")
@@ -72,8 +79,8 @@ def answer_to(command: CommandRow, *, asynchronous: bool, story: Sequence[Comman
     latched_anyway = command.name == "stop_all" and state in (S.SENT, S.UNKNOWN)
     if state in (S.PENDING, S.RECEIVED) or latched_anyway or (asynchronous and state is S.SENT):
         headers["Location"] = f"/api/v1/commands/{command.id}"
-        body = {"command_id": command.id, "state": state}
-        return Response(to_json(body), 202, headers, "application/json")
+        view = AcceptedView(command_id=command.id, state=state)
+        return Response(view.model_dump_json(), 202, headers, "application/json")
     return _refusal(command, state, headers)
 
 

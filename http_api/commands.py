@@ -4,11 +4,19 @@ from sqlmodel import Session
 from starlette.responses import Response
 
 from http_api import problems
-from http_api.answers import answer_to, idempotency_key, preferred_wait_s
-from http_api.operations import Call, Operation, json_answer
+from http_api.answers import OF_ORDERS, answer_to, idempotency_key, preferred_wait_s
+from http_api.operations import Answers, Call, Operation, json_answer
 from http_api.pages import page_answer
 from http_api.problems import problem
-from http_api.schemas import CloseBody, CommandsQuery, CommandView, FeederCommandBody, Page, SiteCommandBody
+from http_api.schemas import (
+    AcceptedView,
+    CloseBody,
+    CommandsQuery,
+    CommandView,
+    FeederCommandBody,
+    Page,
+    SiteCommandBody,
+)
 from hub import sites
 from hub.command_states import CommandState
 from hub.commands import brief
@@ -101,9 +109,9 @@ async def _list(call: Call, feeder: str | None) -> Response:
 
 
 _SITE = "/sites/{site}"
-_SENT = {
+_SENT: Answers = {
     200: ("The desktop carried it out", CommandView),
-    202: ("On its way, or in the desktop's hands; Location tells where to ask", None),
+    202: ("On its way, or in the desktop's hands; Location tells where to ask", AcceptedView),
 }
 _LISTED = {200: ("A page of commands with their stories, the newest first", Page[CommandView])}
 
@@ -118,6 +126,7 @@ OPERATIONS = (
         body=FeederCommandBody,
         problems=(*problems.OF_ORDERS, problems.KEY_REQUIRED),
         headers=("Idempotency-Key", "Prefer"),
+        sends=OF_ORDERS,
     ),
     Operation(
         "POST",
@@ -129,6 +138,7 @@ OPERATIONS = (
         body=SiteCommandBody,
         problems=problems.OF_ORDERS,
         headers=("Idempotency-Key", "Prefer"),
+        sends=OF_ORDERS,
     ),
     Operation(
         "GET",

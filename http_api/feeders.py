@@ -4,10 +4,11 @@ from sqlmodel import Session, col, select
 from starlette.responses import Response
 
 from http_api import problems
-from http_api.answers import answer_to, idempotency_key, preferred_wait_s
-from http_api.operations import Call, Operation, json_answer, number_cursor, row_number
+from http_api.answers import OF_ORDERS, answer_to, idempotency_key, preferred_wait_s
+from http_api.operations import Answers, Call, Operation, json_answer, number_cursor, row_number
 from http_api.pages import page_answer
 from http_api.schemas import (
+    AcceptedView,
     ChangeQuery,
     ConfigBody,
     ConfigPatch,
@@ -186,10 +187,11 @@ async def list_events(call: Call) -> Response:
 _FEEDERS = "/sites/{site}/feeders"
 _FEEDER = _FEEDERS + "/{feeder}"
 _GONE = (problems.NOT_FOUND,)
-_CHANGE_ANSWERS = {
+_CHANGE_ANSWERS: Answers = {
     200: ("Applied, and read back from the PLC: the config as it is now, with its ETag", FeederConfig),
-    202: ("On its way, or waiting to be sent; Location tells where to ask", None),
+    202: ("On its way, or waiting to be sent; Location tells where to ask", AcceptedView),
 }
+_CHANGE_SENDS = OF_ORDERS | {200: ("Command-Id", "ETag"), 412: ("Command-Id", "ETag")}
 
 OPERATIONS = (
     Operation(
@@ -219,6 +221,7 @@ OPERATIONS = (
         "A feeder, and the ETag of its tags",
         {200: ("The feeder", FeederView)},
         problems=_GONE,
+        sends={200: ("ETag",)},
     ),
     Operation(
         "PATCH",
@@ -230,6 +233,7 @@ OPERATIONS = (
         body=FeederPatch,
         problems=(*_GONE, problems.CHANGED),
         headers=("If-Match",),
+        sends={200: ("ETag",), 412: ("ETag",)},
     ),
     Operation(
         "GET",
@@ -240,6 +244,7 @@ OPERATIONS = (
         {200: ("The config", FeederConfig), 304: ("It is the one you have", None)},
         problems=_GONE,
         headers=("If-None-Match",),
+        sends={200: ("ETag",), 304: ("ETag",)},
     ),
     Operation(
         "PUT",
@@ -252,6 +257,7 @@ OPERATIONS = (
         query=ChangeQuery,
         problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED),
         headers=("If-Match", "Idempotency-Key", "Prefer"),
+        sends=_CHANGE_SENDS,
     ),
     Operation(
         "PATCH",
@@ -264,6 +270,7 @@ OPERATIONS = (
         query=ChangeQuery,
         problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED, problems.CONFIG_UNKNOWN),
         headers=("If-Match", "Idempotency-Key", "Prefer"),
+        sends=_CHANGE_SENDS,
     ),
     Operation(
         "GET",
@@ -285,6 +292,7 @@ OPERATIONS = (
         query=ChangeQuery,
         problems=(*problems.OF_ORDERS, problems.CONFIG_CHANGED),
         headers=("If-Match", "Idempotency-Key", "Prefer"),
+        sends=_CHANGE_SENDS,
     ),
     Operation(
         "GET",

@@ -126,6 +126,7 @@ OPERATIONS = (
         "Log in: the cookie of the answer lets the browser in from now on",
         {200: ("Who you are", WhoView)},
         body=LoginBody,
+        sends={200: ("Set-Cookie",)},
         problems=_TRIES,
     ),
     Operation(

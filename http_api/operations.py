@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -97,11 +97,13 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[Response]]
+Answers = Mapping[int, tuple[str, type[BaseModel] | None]]
+"""status -> (description, model or None)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. `answers`: status -> (description, model or None) besides the problems."""
+    """One method of one path. `answers`: besides the problems."""
 
     method: str
     path: str
@@ -109,7 +111,7 @@ class Operation:
     """None: whoever calls, logged in or not."""
     handle: Handler
     summary: str
-    answers: Mapping[int, tuple[str, type[BaseModel] | None]]
+    answers: Answers
     body: type[BaseModel] | None = None
     query: type[Query] = NoQuery
     problems: tuple[Problem, ...] = ()
@@ -118,6 +120,10 @@ class Operation:
     and the handler looks where."""
     headers: tuple[str, ...] = ()
     """Names of request headers that the call knows."""
+    sends: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """status -> names of headers that such an answer has, or may have."""
+    media_type: str = "application/json"
+    """Of its answers, the problems apart."""
 
 
 class BodyTooLarge(Exception):

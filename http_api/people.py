@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.operations import Call, Operation, json_answer
+from http_api.pages import page_answer
 from http_api.people_schemas import NewPasswordBody, PersonBody, PersonPatch, PersonView, RolesBody
 from http_api.schemas import Page, PageQuery
 from hub import people
@@ -25,7 +26,7 @@ async def list_people(call: Call) -> Response:
     )
     page, more = found[: query.limit], len(found) > query.limit
     items = [PersonView.of(person, grants) for person, grants in page]
-    return json_answer(Page[PersonView](items=items, next=items[-1].login if more else None))
+    return page_answer(call, Page[PersonView], items, items[-1].login if more else None)
 
 
 async def create_person(call: Call) -> Response:
@@ -129,6 +130,7 @@ OPERATIONS = (
         "A new person, with a password and roles",
         {201: ("The person", PersonView)},
         body=PersonBody,
+        sends={201: ("Location",)},
         problems=(problems.ALREADY_EXISTS, *_GONE),
         hub_wide=True,
     ),

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from http_api.schemas import Body, View
 from hub.logins import USED_WITHIN
@@ -29,6 +29,8 @@ PersonName = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL, 
 
 
 class LoginBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"login": "anna", "password": "correct horse battery"}]})
+
     login: LoginName
     password: AnyPassword
 
@@ -36,12 +38,18 @@ class LoginBody(Body):
 class PasswordBody(Body):
     """A person's own password."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"old": "correct horse battery", "new": "staple of the seven seas"}]}
+    )
+
     old: AnyPassword
     new: NewPassword
 
 
 class NewPasswordBody(Body):
     """Somebody else's password, set by an administrator."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"new": "a lighthouse in the fog"}]})
 
     new: NewPassword
 
@@ -58,6 +66,19 @@ Grants = Annotated[list[GrantBody], Field(max_length=MOST_ROLES)]
 
 
 class PersonBody(Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "login": "kari",
+                    "name": "Kari Nes",
+                    "password": "correct horse battery",
+                    "roles": [{"role": "operator", "site": "pond7"}],
+                }
+            ]
+        }
+    )
+
     login: LoginName
     name: PersonName
     password: NewPassword
@@ -65,16 +86,33 @@ class PersonBody(Body):
 
 
 class PersonPatch(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Anna Berg"}]})
+
     name: PersonName
 
 
 class RolesBody(Body):
     """All that the person is from now on."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"roles": [{"role": "viewer"}, {"role": "technician", "site": "pond7"}]}, {"roles": []}]
+        }
+    )
+
     roles: Grants
 
 
 class TokenBody(Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "feeding plan", "role": "operator", "site": "pond7", "expires_in_days": 365},
+                {"name": "dashboard", "role": "viewer"},
+            ]
+        }
+    )
+
     name: str = Field(min_length=1, max_length=64, pattern=NO_NUL, examples=["feeding plan"])
     role: Annotated[Role, Field(strict=False)]
     site: Id | None = Field(None, description="for this site only; null: for every one")

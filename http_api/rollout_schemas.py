@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
 
 from http_api.problems import BY_ERROR
 from http_api.schemas import Body, ChangeView, ConfigPatch, FaultView, Page, PageQuery, View
@@ -39,7 +39,21 @@ class CommandChangeBody(Body):
     command: Literal["pause", "resume"]
 
 
+_EXAMPLES: list[JsonValue] = [
+    {
+        "selection": {"sites": ["pond7"]},
+        "change": {"config": {"meal_g": 240}},
+        "canaries": 1,
+        "per_minute": 60,
+        "abort_share": 0.1,
+    },
+    {"selection": {"feeders": ["pond7/f1", "pond7/f2"]}, "change": {"command": "resume"}},
+]
+
+
 class RolloutBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLES})
+
     selection: SelectionBody
     change: ConfigChangeBody | CommandChangeBody
     canaries: int = Field(

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from http_api import problems
 from http_api.answers import idempotency_key
 from http_api.operations import Call, Operation, json_answer, number_cursor
+from http_api.pages import page_answer
 from http_api.rollout_schemas import (
     PartsQuery,
     PartView,
@@ -79,7 +80,7 @@ async def list_rollouts(call: Call) -> Response:
 
     found = await call.services.database.read(work)
     items = [RolloutView.of(row, counts) for row, counts in found[: query.limit]]
-    return json_answer(Page[RolloutView](items=items, next=items[-1].id if len(found) > query.limit else None))
+    return page_answer(call, Page[RolloutView], items, items[-1].id if len(found) > query.limit else None)
 
 
 async def get_rollout(call: Call) -> Response:
@@ -97,7 +98,7 @@ async def list_parts(call: Call) -> Response:
     found = await call.services.database.read(work)
     page, more = found[: query.limit], len(found) > query.limit
     items = [PartView.of(part) for part in page]
-    return json_answer(Page[PartView](items=items, next=str(page[-1].position) if more else None))
+    return page_answer(call, Page[PartView], items, page[-1].position if more else None)
 
 
 async def pause(call: Call) -> Response:
@@ -159,6 +160,7 @@ OPERATIONS = (
         start,
         "Start a rollout: one change for many feeders, a few at a time",
         {201: ("The rollout, which goes on by itself", RolloutView)},
+        sends={201: ("Location",)},
         body=RolloutBody,
         problems=(problems.NOT_FOUND, problems.KEY_REUSED),
         headers=("Idempotency-Key",),

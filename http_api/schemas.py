@@ -1,19 +1,22 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
+from pydantic.config import JsonDict
 
 from hub.command_states import CommandState
 from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import CommandRow, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
-from hub.protocol.messages import NO_NUL, Condition, FeederConfig, Window
+from hub.protocol.limits import limited
+from hub.protocol.messages import ARGUMENTS, NO_NUL, Condition, FeederConfig, NoArguments, TimeOfDay, Window
 from hub.protocol.times import FIRST_YEAR, LAST_YEAR, Stored
-from hub.protocol.topics import Id
+from hub.protocol.topics import RESERVED_NAMES, Id
 from hub.search import Search
 from hub.sites import MAX_FEEDERS
 from hub.stops import Latch
@@ -38,6 +41,54 @@ class View(BaseModel):
 
 
 # --- requests ---------------------------------------------------------------------------------------------------
+# Their `examples` are sent by a test, from the first to the last, to a site `pond7` whose desktop is alive.
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """In a merge patch null takes a field away, and a config without it is none: what is optional is no null."""
+    for name, described in schema["properties"].items():
+        described.pop("default", None)
+        schema["properties"][name] = not_null(described)
+
+
+def not_null(described: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of what is optional, without the null that Python has for it when it is not there."""
+    choices: list[dict[str, Any]] = [one for one in described.get("anyOf", ()) if one != {"type": "null"}]
+    if len(choices) != 1:
+        return described
+    return choices[0] | {name: value for name, value in described.items() if name != "anyOf"}
+
+
+def _arguments_by_name(*names: str) -> Callable[[dict[str, Any]], None]:
+    """States in the JSON Schema of a command's body which arguments each name has."""
+
+    def state(schema: dict[str, Any]) -> None:
+        schema["properties"]["args"].pop("additionalProperties", None)
+        schema["oneOf"] = [
+            {
+                "title": name,
+                "properties": {"name": {"const": name}, "args": arguments},
+                "required": ["name", *(["args"] if "required" in arguments else [])],
+            }
+            for name in names
+            for arguments in [_arguments(name)]
+        ]
+
+    return state
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    model = ARGUMENTS[name] if name not in OF_THE_HUBS_OWN else NoArguments
+    described = model.model_json_schema()
+    return {
+        "type": "object",
+        **{key: described[key] for key in ("properties", "required") if described.get(key)},
+        "additionalProperties": False,
+    }
+
+
+OF_THE_HUBS_OWN = frozenset({"ping", "report"})
+"""Commands whose arguments the hub itself makes."""
 
 
 class WindowBody(Window):
@@ -49,69 +100,140 @@ class WindowBody(Window):
 class ConfigBody(FeederConfig):
     """The whole config of a feeder."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "enabled": True,
+                    "meal_g": 250,
+                    "interval_s": 3600,
+                    "window": {"start": "06:00", "end": "19:30"},
+                    "daily_limit_g": 4000,
+                    "feed_rate_g_per_s": 12.5,
+                    "silo_low_g": 5000,
+                }
+            ]
+        },
+    )
 
     window: WindowBody
 
 
 class WindowPatch(Body):
-    start: str | None = None
-    end: str | None = None
+    model_config = ConfigDict(json_schema_extra=_without_null)
+
+    start: TimeOfDay | None = None
+    end: TimeOfDay | None = None
+
+
+def _config_patch(schema: dict[str, Any]) -> None:
+    _without_null(schema)
+    schema["examples"] = [{"meal_g": 300}, {"window": {"end": "18:00"}, "interval_s": 1800}]
 
 
 class ConfigPatch(Body):
     """A merge patch (RFC 7396): the fields that change. The merged config has to hold every limit."""
 
+    model_config = ConfigDict(json_schema_extra=_config_patch)
+
     enabled: bool | None = None
-    meal_g: float | None = None
-    interval_s: int | None = None
+    meal_g: float | None = limited("meal_g", default=None)
+    interval_s: int | None = limited("interval_s", default=None)
     window: WindowPatch | None = None
-    daily_limit_g: float | None = None
-    feed_rate_g_per_s: float | None = None
-    silo_low_g: float | None = None
+    daily_limit_g: float | None = limited("daily_limit_g", default=None)
+    feed_rate_g_per_s: float | None = limited("feed_rate_g_per_s", default=None)
+    silo_low_g: float | None = limited("silo_low_g", default=None)
+
+
+def _feeder_command(schema: dict[str, Any]) -> None:
+    _arguments_by_name("feed", "pause", "resume", "calibrate")(schema)
+    schema["examples"] = [
+        {"name": "feed", "args": {"grams": 250}},
+        {"name": "pause"},
+        {"name": "resume"},
+        {"name": "calibrate"},
+    ]
 
 
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS, description="all of them, in place of those that were there")]
 
 
 class FeederCommandBody(Body):
+    """One order for a feeder; `feed` needs an `Idempotency-Key`."""
+
+    model_config = ConfigDict(json_schema_extra=_feeder_command)
+
     name: Literal["feed", "pause", "resume", "calibrate"]
-    args: dict[str, Any] = Field(default_factory=dict, examples=[{"grams": 250}])
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+def _site_command(schema: dict[str, Any]) -> None:
+    _arguments_by_name("stop_all", "release", "ping", "report")(schema)
+    schema["examples"] = [{"name": "ping"}, {"name": "report"}, {"name": "stop_all"}, {"name": "release"}]
 
 
 class SiteCommandBody(Body):
+    """One order for the whole site."""
+
+    model_config = ConfigDict(json_schema_extra=_site_command)
+
     name: Literal["stop_all", "release", "ping", "report"]
     args: dict[str, Any] = Field(default_factory=dict)
 
 
+TIME_ZONE: JsonDict = {"format": "time-zone", "examples": ["Europe/Oslo"]}
 FeederCount = Annotated[int, Field(ge=1, le=MAX_FEEDERS)]
-FeederIds = Annotated[list[Id], Field(min_length=1, max_length=MAX_FEEDERS)]
+FeederIds = Annotated[list[Id], Field(min_length=1, max_length=MAX_FEEDERS, json_schema_extra={"uniqueItems": True})]
 
 
 class SiteBody(Body):
-    site: Id = Field(description="the site's id: its MQTT user name and client id", examples=["pond7"])
+    """A new site with its feeders."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"site": "north-bay", "name": "The pond behind the hill", "feeders": 4, "time_zone": "Europe/Oslo"},
+                {"site": "south-bay", "feeders": ["north", "south"]},
+            ]
+        }
+    )
+
+    site: Id = Field(
+        description="the site's id: its MQTT user name and client id",
+        json_schema_extra={"not": {"pattern": f"^({'|'.join(sorted(RESERVED_NAMES))})(-|$)"}, "examples": ["pond7"]},
+    )
     name: str | None = Field(None, min_length=1, max_length=200, pattern=NO_NUL, description="for people")
     feeders: FeederCount | FeederIds = Field(1, description="how many (f1 ... fN), or their ids")
-    time_zone: str = Field("UTC", examples=["Europe/Oslo"])
+    time_zone: str = Field("UTC", description="an IANA time zone", json_schema_extra=TIME_ZONE)
 
 
 class SitePatch(Body):
+    """The fields that change; null changes nothing."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Pond seven"}, {"time_zone": "Europe/Oslo"}]})
+
     name: str | None = Field(None, min_length=1, max_length=200, pattern=NO_NUL)
-    time_zone: str | None = None
+    time_zone: str | None = Field(None, description="an IANA time zone", json_schema_extra=TIME_ZONE)
     tags: Tags | None = None
 
 
 class FeederPatch(Body):
+    """The fields that change; null changes nothing."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tags": ["south", "salmon"]}]})
+
     tags: Tags | None = None
 
 
 class CloseBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"remark": "Looked at the silo: the dose was fed."}]})
+
     remark: str = Field(
         min_length=1,
         max_length=1000,
         pattern=r"^[^\x00]*[^\x00\s][^\x00]*$",
         description="what was found out, or done about it; not blank",
-        examples=["Looked at the silo: the dose was fed."],
     )
 
 
@@ -172,6 +294,13 @@ class CommandsQuery(PageQuery):
     )
 
 
+def _written_as_date(given: object) -> object:
+    """Numbers are no dates, though pydantic reads them as seconds since 1970."""
+    if isinstance(given, str) and not _DATE.match(given):
+        raise ValueError("a date is written YYYY-MM-DD")
+    return given
+
+
 def _in_bounds(day: date) -> date:
     """There is no moment for the first and last days that a calendar has, in every time zone."""
     if not MIN_DAY <= day <= MAX_DAY:
@@ -180,7 +309,8 @@ def _in_bounds(day: date) -> date:
 
 
 MIN_DAY, MAX_DAY = date(FIRST_YEAR, 1, 1), date(LAST_YEAR, 12, 31)
-LocalDate = Annotated[date, AfterValidator(_in_bounds)]
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
+LocalDate = Annotated[date, BeforeValidator(_written_as_date), AfterValidator(_in_bounds)]
 
 
 class DailyQuery(Query):
@@ -409,6 +539,13 @@ _SAME_NAMES = (
 )
 
 
+class AcceptedView(View):
+    """A command that has not come to its end yet."""
+
+    command_id: str
+    state: CommandState
+
+
 class ChangeView(View):
     """One field of a config."""
 
@@ -479,6 +616,10 @@ class EventView(View):
     @classmethod
     def of(cls, event: FeederEvent) -> "EventView":
         return cls.model_validate(event.model_dump() | {"feeder": event.feeder_id})
+
+
+class EventStream(RootModel[str]):
+    """Server-sent events: `id`, `event` and `data`, which is a JSON object with the `site`."""
 
 
 class RejectView(View):

@@ -148,6 +148,7 @@ async def get_diagnostics(call: Call) -> Response:
 
 _SITE = "/sites/{site}"
 _GONE = (problems.NOT_FOUND,)
+_WITH_ETAG: dict[int, tuple[str, ...]] = {200: ("ETag",)}
 
 OPERATIONS = (
     Operation(
@@ -168,6 +169,7 @@ OPERATIONS = (
         {201: ("The site and its credentials", NewSiteView)},
         body=SiteBody,
         hub_wide=True,
+        sends={201: ("Location",)},
         problems=(problems.ALREADY_EXISTS,),
     ),
     Operation(
@@ -178,6 +180,7 @@ OPERATIONS = (
         "A site with its liveness, and the ETag of what can be changed of it",
         {200: ("The site", OneSiteView)},
         problems=_GONE,
+        sends=_WITH_ETAG,
     ),
     Operation(
         "PATCH",
@@ -189,6 +192,7 @@ OPERATIONS = (
         body=SitePatch,
         problems=(*_GONE, problems.CHANGED),
         headers=("If-Match",),
+        sends=_WITH_ETAG | {412: ("ETag",)},
     ),
     Operation(
         "DELETE",

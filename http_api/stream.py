@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from http_api import problems
 from http_api.doorkeeper import REMEMBERED_S
 from http_api.operations import Call, Operation, Services
-from http_api.schemas import EventsQuery
+from http_api.schemas import EventsQuery, EventStream
 from hub.database import AWAY, Database
 from hub.errors import InvalidOrder, NotFound
 from hub.logins import current
@@ -97,7 +97,8 @@ OPERATIONS = (
         Right.READ,
         follow_events,
         "What happens, as server-sent events: liveness, command, state, event, two-desktops, rollout",
-        {200: ("text/event-stream", None)},
+        {200: ("Events as they come; it does not end", EventStream)},
+        media_type="text/event-stream",
         query=EventsQuery,
         problems=(problems.NOT_FOUND,),
         headers=("Last-Event-ID",),

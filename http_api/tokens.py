@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.operations import Call, Operation, json_answer
+from http_api.pages import page_answer
 from http_api.people_schemas import NewTokenView, TokenBody, TokenView
 from http_api.schemas import Page, PageQuery
 from hub import accounts
@@ -26,7 +27,7 @@ async def list_tokens(call: Call) -> Response:
     found = await call.services.database.read(work)
     page, more = found[: query.limit], len(found) > query.limit
     items = [TokenView.of(token) for token in page]
-    return json_answer(Page[TokenView](items=items, next=items[-1].id if more else None))
+    return page_answer(call, Page[TokenView], items, items[-1].id if more else None)
 
 
 async def create_token(call: Call) -> Response:
@@ -79,6 +80,7 @@ OPERATIONS = (
         "A new token; it is shown this once",
         {201: ("The token", NewTokenView)},
         body=TokenBody,
+        sends={201: ("Location",)},
         problems=(problems.NOT_FOUND, problems.OTHER_ORIGIN),
     ),
     Operation(

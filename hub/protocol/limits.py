@@ -38,10 +38,11 @@ LIMITS: Final = {
 }
 
 
-def limited(name: str) -> Any:
+def limited(name: str, default: Any = ...) -> Any:
     """The pydantic field that enforces the table's range for this number."""
     limit = LIMITS[name]
     return Field(
+        default,
         ge=limit.minimum,
         le=limit.maximum,
         allow_inf_nan=False,

@@ -22,16 +22,24 @@ Word = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_NUL)]
 Text = Annotated[str, Field(max_length=1000, pattern=NO_NUL)]
 SessionId = Annotated[str, Field(min_length=1, max_length=64, pattern=NO_NUL)]
 
-_TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]\Z")
+_TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]|24:00")
 
 
 def _time_of_day(text: str) -> str:
-    if not _TIME_OF_DAY.match(text) and text != "24:00":
+    if not _TIME_OF_DAY.fullmatch(text):
         raise ValueError("a time of day is written HH:MM, 00:00 to 24:00")
     return text
 
 
-TimeOfDay = Annotated[str, AfterValidator(_time_of_day), Field(examples=["06:00"], description="local time, HH:MM")]
+TimeOfDay = Annotated[
+    str,
+    AfterValidator(_time_of_day),
+    Field(
+        examples=["06:00"],
+        description="local time, HH:MM",
+        json_schema_extra={"pattern": f"^({_TIME_OF_DAY.pattern})$"},
+    ),
+]
 
 
 class Model(BaseModel):

@@ -26,6 +26,10 @@ def faults(environ: Mapping[str, str] = {}, toml: str = "", flags: Mapping[str, 
     return str(raised.value)
 
 
+def test_what_the_command_line_client_reads_may_stand_beside_the_settings() -> None:
+    assert load(environ={"FEEDER_HUB_URL": "https://hub.example", "FEEDER_HUB_TOKEN": "x"}) == Settings()
+
+
 def test_nothing_given_is_the_defaults() -> None:
     assert load(environ={}) == Settings()
 

@@ -240,6 +240,7 @@ def test_a_day_of_a_feeder_is_told_with_its_sums(scene: Scene) -> None:
     assert one == [today]
     problem(scene.site.api.get(f"{path}?from=2026-02-30"), 422, "invalid")
     problem(scene.site.api.get(f"{path}?from=2020-01-01"), 422, "invalid")
+    problem(scene.site.api.get(f"{path}?to=0"), 422, "invalid")
 
 
 @pytest.mark.parametrize("query", ["to=9999-12-31", "to=0001-01-05", "from=0001-01-01&to=0001-01-02"])

@@ -42,7 +42,8 @@ def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
     assert document["info"]["title"]
     assert document["info"]["version"]
     assert set(document) <= {"openapi", "info", "servers", "paths", "components", "security", "tags"}
-    assert document["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+    token = document["components"]["securitySchemes"]["token"]
+    assert (token["type"], token["scheme"]) == ("http", "bearer")
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -54,7 +55,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         for name in reference.removeprefix("#/").split("/"):
             found = found[name.replace("~1", "/").replace("~0", "~")]
         assert isinstance(found, dict)
-    used = {reference.rpartition("/")[2] for reference in references}
+    used = {reference.rpartition("/")[2] for reference in references if reference.startswith("#/components/schemas/")}
     assert used == set(document["components"]["schemas"]), "no schema is there in vain"
 
 
