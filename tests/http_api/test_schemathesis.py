@@ -33,8 +33,11 @@ class Allowed:
 
 
 _CHANGES = ("put_config", "patch_config", "restore_revision")
+_NUMBERED = ("list_revisions", "list_presence", "list_all_feeders", "list_parts", "preview")
 ALLOWED = (
     Allowed(_CHANGES, (412,), "If-Match may name another config than the one that the farm has"),
+    Allowed(("patch_site", "patch_feeder"), (412,), "If-Match may name something else than what is there"),
+    Allowed(("start", "preview"), (422,), "a selection has feeders and a change has a field, which no schema says"),
     Allowed(("put_config", "patch_config"), (422,), "a config's fields have to fit together, which no schema says"),
     Allowed(("command_feeder",), (422,), "a dose has to fit into the day, and after the pause since the last one"),
     Allowed(("command_feeder",), (428,), "only `feed` needs an Idempotency-Key"),
@@ -42,7 +45,7 @@ ALLOWED = (
     Allowed(("create_site",), (422,), "to JSON Schema 2.0 is an integer; here it is none"),
     Allowed(("create_person", "set_password", "change_password"), (422,), "a password is not to be guessed"),
     Allowed(("create_token",), (422,), "a token's name is printable, which no schema says"),
-    Allowed(("list_revisions", "list_presence"), (422,), "a cursor is the `next` of an earlier page, not any text"),
+    Allowed(_NUMBERED, (422,), "a cursor is the `next` of an earlier page, not any text"),
     Allowed(("get_daily",), (422,), "a range of days has its order and its length, which no schema says"),
 )
 ALWAYS = ["2xx", "3xx", 401, 403, 404, 409, 429]
