@@ -417,7 +417,7 @@ async def say_hello(
     base = f"http://{bracketed(host)}:{port}"
     lines = [f"Feeder Hub {services.version} is running. Ctrl-C stops it.", ""]
     lines += [
-        f"  HTTP   {base}/api/v1   (its document: {base}/api/v1/openapi.json)",
+        f"  HTTP   {base}/api/v1   (to read and to try: {base}/docs)",
         f"  MQTT   {broker_urls[0]}",
         *(f"         {url}" for url in broker_urls[1:]),
     ]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, feeders, logins, people, problems, service, sites, stream, tokens
+from http_api import commands, docs, feeders, logins, people, problems, service, sites, stream, tokens
 from http_api.doorkeeper import Doorkeeper
 from http_api.openapi import document
 from http_api.operations import Operation, Services, answer
@@ -44,6 +44,8 @@ def create_app(services: Services) -> Starlette:
 
     endpoints: dict[str, dict[str, Endpoint]] = {
         PREFIX + "/openapi.json": {"GET": openapi_json},
+        "/docs": {"GET": docs.docs_page},
+        "/docs/static/{file}": {"GET": docs.docs_file},
         "/docs/problems": {"GET": service.problem_page},
         "/healthz": {"GET": service.healthz},
         "/readyz": {"GET": functools.partial(service.readyz, services)},

@@ -128,7 +128,7 @@ def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
 def _who_may(operation: Operation) -> str:
     if operation.right is None:
         return "Needs no right."
-    where = "hub-wide" if operation.hub_wide else "at the site"
+    where = "hub-wide" if operation.hub_wide else "at the site" if "{site}" in operation.path else "at some site"
     return f"Needs the right to `{operation.right}` {where}: {_roles(operation.right)}."
 
 
