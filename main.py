@@ -177,6 +177,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 rejects=rejects,
                 link=link,
                 broker=broker,
+                topics=topics,
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),
             ),

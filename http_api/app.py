@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from http_api import commands, docs, feeders, logins, people, problems, service, sites, stream, tokens
+from http_api.asyncapi import asyncapi_document
 from http_api.doorkeeper import Doorkeeper
 from http_api.openapi import document
 from http_api.operations import Operation, Services, answer
@@ -39,11 +40,17 @@ def create_app(services: Services) -> Starlette:
     doorkeeper = Doorkeeper(services.database)
     openapi = json.dumps(document(OPERATIONS, services.version, PREFIX)).encode()
 
+    asyncapi = json.dumps(asyncapi_document(services.topics, services.version)).encode()
+
     async def openapi_json(_request: Request) -> Response:
         return Response(openapi, media_type="application/json")
 
+    async def asyncapi_json(_request: Request) -> Response:
+        return Response(asyncapi, media_type="application/json")
+
     endpoints: dict[str, dict[str, Endpoint]] = {
         PREFIX + "/openapi.json": {"GET": openapi_json},
+        PREFIX + "/asyncapi.json": {"GET": asyncapi_json},
         "/docs": {"GET": docs.docs_page},
         "/docs/static/{file}": {"GET": docs.docs_file},
         "/docs/problems": {"GET": service.problem_page},
