@@ -12,10 +12,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from http_api import problems
 from http_api.doorkeeper import COOKIE
+from http_api.json_schemas import not_null
 from http_api.links import links_of
 from http_api.operations import Operation
 from http_api.problems import Problem
-from http_api.schemas import ProblemView, not_null
+from http_api.schemas import ProblemView
 from hub.protocol.topics import ID_PATTERN, ULID_PATTERN
 from hub.rights import RIGHTS, Right
 
