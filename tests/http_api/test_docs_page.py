@@ -16,6 +16,7 @@ from tests.http_api.conftest import Scene, problem
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "http_api" / "static"
+expect.set_options(timeout=20_000)  # on a busy machine a browser takes its time
 FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "docs.js", "docs.css")
 
 
