@@ -181,6 +181,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 link=link,
                 rollouts=rollouts,
                 broker=broker,
+                topics=topics,
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),
             ),
@@ -421,7 +422,7 @@ async def say_hello(
     base = f"http://{bracketed(host)}:{port}"
     lines = [f"Feeder Hub {services.version} is running. Ctrl-C stops it.", ""]
     lines += [
-        f"  HTTP   {base}/api/v1   (its document: {base}/api/v1/openapi.json)",
+        f"  HTTP   {base}/api/v1   (to read and to try: {base}/docs)",
         f"  MQTT   {broker_urls[0]}",
         *(f"         {url}" for url in broker_urls[1:]),
     ]

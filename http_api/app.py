@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, feeders, logins, people, problems, rollouts, service, sites, stream, tokens
+from http_api import commands, docs, feeders, logins, people, problems, rollouts, service, sites, stream, tokens
+from http_api.asyncapi import asyncapi_document
 from http_api.doorkeeper import Doorkeeper
 from http_api.openapi import document
 from http_api.operations import Operation, Services, answer
@@ -40,11 +41,19 @@ def create_app(services: Services) -> Starlette:
     doorkeeper = Doorkeeper(services.database)
     openapi = json.dumps(document(OPERATIONS, services.version, PREFIX)).encode()
 
+    asyncapi = json.dumps(asyncapi_document(services.topics, services.version)).encode()
+
     async def openapi_json(_request: Request) -> Response:
         return Response(openapi, media_type="application/json")
 
+    async def asyncapi_json(_request: Request) -> Response:
+        return Response(asyncapi, media_type="application/json")
+
     endpoints: dict[str, dict[str, Endpoint]] = {
         PREFIX + "/openapi.json": {"GET": openapi_json},
+        PREFIX + "/asyncapi.json": {"GET": asyncapi_json},
+        "/docs": {"GET": docs.docs_page},
+        "/docs/static/{file}": {"GET": docs.docs_file},
         "/docs/problems": {"GET": service.problem_page},
         "/healthz": {"GET": service.healthz},
         "/readyz": {"GET": functools.partial(service.readyz, services)},

@@ -12,10 +12,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from http_api import problems
 from http_api.doorkeeper import COOKIE
+from http_api.json_schemas import not_null
 from http_api.links import links_of
 from http_api.operations import ULID_NAMES, Operation
 from http_api.problems import Problem
-from http_api.schemas import Page, ProblemView, not_null
+from http_api.schemas import Page, ProblemView
 from hub.protocol.topics import ID_PATTERN, ULID_PATTERN
 from hub.rights import RIGHTS, Right
 
@@ -128,7 +129,7 @@ def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
 def _who_may(operation: Operation) -> str:
     if operation.right is None:
         return "Needs no right."
-    where = "hub-wide" if operation.hub_wide else "at the site"
+    where = "hub-wide" if operation.hub_wide else "at the site" if "{site}" in operation.path else "at some site"
     return f"Needs the right to `{operation.right}` {where}: {_roles(operation.right)}."
 
 

@@ -22,7 +22,7 @@ from hub.liveness import LivenessKeys
 from hub.login_throttle import LoginThrottle
 from hub.passwords import Passwords
 from hub.protocol.link import Link
-from hub.protocol.topics import is_id, is_ulid
+from hub.protocol.topics import Topics, is_id, is_ulid
 from hub.rejects import Rejects
 from hub.rights import Caller, Right
 from hub.rollouts import Rollouts
@@ -66,6 +66,7 @@ class Services:
     rollouts: Rollouts
     broker: BrokerUsers | None
     """The embedded broker; None where it is an external one."""
+    topics: Topics
     max_body_bytes: int
     version: str
 

@@ -1,7 +1,7 @@
 """What the HTTP API takes and gives, as models: they validate, and the OpenAPI document is made from them."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -9,12 +9,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 from pydantic.config import JsonDict
 
+from http_api.json_schemas import arguments_by_name, without_null
 from hub.command_states import CommandState
 from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import CommandRow, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
 from hub.protocol.limits import limited
-from hub.protocol.messages import ARGUMENTS, NO_NUL, Condition, FeederConfig, NoArguments, TimeOfDay, Window
+from hub.protocol.messages import NO_NUL, Condition, FeederConfig, TimeOfDay, Window
 from hub.protocol.times import FIRST_YEAR, LAST_YEAR, Stored
 from hub.protocol.topics import RESERVED_NAMES, Id
 from hub.search import Search
@@ -42,53 +43,6 @@ class View(BaseModel):
 
 # --- requests ---------------------------------------------------------------------------------------------------
 # Their `examples` are sent by a test, from the first to the last, to a site `pond7` whose desktop is alive.
-
-
-def _without_null(schema: dict[str, Any]) -> None:
-    """In a merge patch null takes a field away, and a config without it is none: what is optional is no null."""
-    for name, described in schema["properties"].items():
-        described.pop("default", None)
-        schema["properties"][name] = not_null(described)
-
-
-def not_null(described: dict[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of what is optional, without the null that Python has for it when it is not there."""
-    choices: list[dict[str, Any]] = [one for one in described.get("anyOf", ()) if one != {"type": "null"}]
-    if len(choices) != 1:
-        return described
-    return choices[0] | {name: value for name, value in described.items() if name != "anyOf"}
-
-
-def _arguments_by_name(*names: str) -> Callable[[dict[str, Any]], None]:
-    """States in the JSON Schema of a command's body which arguments each name has."""
-
-    def state(schema: dict[str, Any]) -> None:
-        schema["properties"]["args"].pop("additionalProperties", None)
-        schema["oneOf"] = [
-            {
-                "title": name,
-                "properties": {"name": {"const": name}, "args": arguments},
-                "required": ["name", *(["args"] if "required" in arguments else [])],
-            }
-            for name in names
-            for arguments in [_arguments(name)]
-        ]
-
-    return state
-
-
-def _arguments(name: str) -> dict[str, Any]:
-    model = ARGUMENTS[name] if name not in OF_THE_HUBS_OWN else NoArguments
-    described = model.model_json_schema()
-    return {
-        "type": "object",
-        **{key: described[key] for key in ("properties", "required") if described.get(key)},
-        "additionalProperties": False,
-    }
-
-
-OF_THE_HUBS_OWN = frozenset({"ping", "report"})
-"""Commands whose arguments the hub itself makes."""
 
 
 class WindowBody(Window):
@@ -121,14 +75,14 @@ class ConfigBody(FeederConfig):
 
 
 class WindowPatch(Body):
-    model_config = ConfigDict(json_schema_extra=_without_null)
+    model_config = ConfigDict(json_schema_extra=without_null)
 
     start: TimeOfDay | None = None
     end: TimeOfDay | None = None
 
 
 def _config_patch(schema: dict[str, Any]) -> None:
-    _without_null(schema)
+    without_null(schema)
     schema["examples"] = [{"meal_g": 300}, {"window": {"end": "18:00"}, "interval_s": 1800}]
 
 
@@ -147,7 +101,7 @@ class ConfigPatch(Body):
 
 
 def _feeder_command(schema: dict[str, Any]) -> None:
-    _arguments_by_name("feed", "pause", "resume", "calibrate")(schema)
+    arguments_by_name("feed", "pause", "resume", "calibrate")(schema)
     schema["examples"] = [
         {"name": "feed", "args": {"grams": 250}},
         {"name": "pause"},
@@ -169,7 +123,7 @@ class FeederCommandBody(Body):
 
 
 def _site_command(schema: dict[str, Any]) -> None:
-    _arguments_by_name("stop_all", "release", "ping", "report")(schema)
+    arguments_by_name("stop_all", "release", "ping", "report")(schema)
     schema["examples"] = [{"name": "ping"}, {"name": "report"}, {"name": "stop_all"}, {"name": "release"}]
 
 
