@@ -13,6 +13,7 @@ from starlette.responses import Response
 from http_api import problems
 from http_api.problems import Problem, problem, problem_of
 from http_api.schemas import NoQuery, Query
+from http_api.streams import Streams
 from hub.accounts import caller_of
 from hub.commands import Commands
 from hub.database import AWAY, Database, DatabaseAway, why_away
@@ -57,6 +58,7 @@ class Services:
     store: Store
     liveness: LivenessKeys
     stream: LiveStream
+    streams: Streams
     commands: Commands
     rejects: Rejects
     link: Link

@@ -1,89 +1,47 @@
 """`GET /events`: what happens, as server-sent events. `Last-Event-ID` brings what was missed."""
 
-import asyncio
-import json
-import time
-from collections.abc import AsyncGenerator
 from typing import Final
 
-from starlette.responses import Response, StreamingResponse
+from sqlmodel import Session
+from starlette.responses import Response
 
 from http_api import problems
-from http_api.operations import TOKEN_REMEMBERED_S, Call, Operation, Services
+from http_api.operations import Call, Operation
+from http_api.problems import problem
 from http_api.schemas import EventsQuery
-from hub.accounts import is_revoked
-from hub.database import AWAY, Database
+from http_api.streams import EventStream
+from hub.accounts import current_caller
 from hub.errors import InvalidOrder, NotFound
 from hub.rights import Caller, Right
 from hub.sites import get_site
-from hub.store import StoreUnreachable
-from hub.stream import Entry, StreamEnded, is_entry_id
+from hub.stream import place_of
 
-KEEP_ALIVE_EVERY_S: Final = 15.0
-RETRY_AFTER_MS: Final = 1000
+_TRY_AGAIN_S: Final = 5
 
 
 async def follow_events(call: Call) -> Response:
     query: EventsQuery = call.query
-    wanted = query.site
-    if wanted is not None:
-        if not call.caller.sees(wanted):
-            raise NotFound(f"There is no site {wanted}.")
-        await call.services.database.read(lambda session: get_site(session, wanted))
-    after = call.request.headers.get("last-event-id") or query.last_event_id
-    if after is not None and not is_entry_id(after):
+    site, streams = query.site, call.services.streams
+    if site is not None and not call.caller.sees(site):
+        raise NotFound(f"There is no site {site}.")
+
+    def look(session: Session) -> Caller | None:
+        if site is not None:
+            get_site(session, site)
+        return current_caller(session, call.caller)
+
+    # Not as remembered: somebody whose stream has just ended for want of rights would be let in again.
+    caller = await call.services.database.read(look)
+    if caller is None:
+        return problem(problems.NO_LOGIN, "The token is valid no more.", {"WWW-Authenticate": "Bearer"})
+    last_id = call.request.headers.get("last-event-id") or query.last_event_id
+    after = None if last_id is None else place_of(last_id)
+    if last_id is not None and after is None:
         raise InvalidOrder("Last-Event-ID must be the id of an earlier event.")
-    return StreamingResponse(
-        _lines(call.services, call.caller, query.site, after),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
-
-
-async def _lines(
-    services: Services, caller: Caller, site: str | None, after: str | None
-) -> AsyncGenerator[bytes, None]:
-    entries = services.stream.follow(after)
-    coming = asyncio.ensure_future(anext(entries))
-    said_at_s = looked_at_s = time.monotonic()
-    try:
-        yield f"retry: {RETRY_AFTER_MS}\n\n".encode()
-        while True:
-            done, _ = await asyncio.wait({coming}, timeout=TOKEN_REMEMBERED_S)
-            now_s = time.monotonic()
-            if now_s - looked_at_s >= TOKEN_REMEMBERED_S:
-                looked_at_s = now_s
-                if await _is_revoked(services.database, caller):
-                    return
-            if now_s - said_at_s >= KEEP_ALIVE_EVERY_S:
-                said_at_s = now_s
-                yield b": still here\n\n"
-            if not done:
-                continue
-            try:
-                entry = coming.result()
-            except (StreamEnded, StoreUnreachable):
-                return
-            coming = asyncio.ensure_future(anext(entries))
-            if caller.sees(entry.site) and site in (None, entry.site):
-                said_at_s = now_s
-                yield _event(entry)
-    finally:
-        coming.cancel()
-        await asyncio.wait({coming})
-        await entries.aclose()
-
-
-async def _is_revoked(database: Database, caller: Caller) -> bool:
-    try:
-        return await database.read(lambda session: is_revoked(session, caller))
-    except AWAY:
-        return False  # while the database is away nobody can revoke anything
-
-
-def _event(entry: Entry) -> bytes:
-    data = json.dumps({"site": entry.site, **entry.data}, separators=(",", ":"))
-    return f"id: {entry.id}\nevent: {entry.kind}\ndata: {data}\n\n".encode()
+    if not streams.has_room_for(caller):
+        detail = f"You have {streams.most_per_caller} event streams open here already; close one."
+        return problem(problems.TOO_MANY_STREAMS, detail, {"Retry-After": str(_TRY_AGAIN_S)})
+    return EventStream(streams, caller, site, after)
 
 
 OPERATIONS = (
@@ -92,10 +50,10 @@ OPERATIONS = (
         "/events",
         Right.READ,
         follow_events,
-        "What happens, as server-sent events: liveness, command, state, event, two-desktops",
+        "What happens, as server-sent events: liveness, command, state, event, two-desktops, gap",
         {200: ("text/event-stream", None)},
         query=EventsQuery,
-        problems=(problems.NOT_FOUND,),
+        problems=(problems.NOT_FOUND, problems.TOO_MANY_STREAMS),
         headers=("Last-Event-ID",),
     ),
 )

@@ -62,7 +62,17 @@ def add_token(session: Session, role: Role, site: str | None, name: str, now: da
 def caller_of(session: Session, token: str) -> Caller | None:
     """Whose token it is, or None."""
     row = session.exec(select(Token).where(Token.sha256 == token_hash(token))).first()
-    return None if row is None else Caller(row.id, f"token:{row.name}", {row.site_id: frozenset({Role(row.role)})})
+    return None if row is None else _caller(row)
+
+
+def current_caller(session: Session, caller: Caller) -> Caller | None:
+    """Who was let in before, with the rights of now; None: would not be let in any more."""
+    row = session.get(Token, caller.id)
+    return None if row is None else _caller(row)
+
+
+def _caller(row: Token) -> Caller:
+    return Caller(row.id, f"token:{row.name}", {row.site_id: frozenset({Role(row.role)})})
 
 
 def list_tokens(session: Session) -> list[Token]:
@@ -77,10 +87,6 @@ def revoke_token(session: Session, token_id: str) -> Token:
         raise NotFound(f"There is no token {token_id}; `feeder-hub token list` has their ids.")
     session.delete(row)
     return row
-
-
-def is_revoked(session: Session, caller: Caller) -> bool:
-    return session.get(Token, caller.id) is None
 
 
 def has_tokens(session: Session) -> bool:

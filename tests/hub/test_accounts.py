@@ -12,8 +12,8 @@ from hub import sites
 from hub.accounts import (
     add_token,
     caller_of,
+    current_caller,
     has_tokens,
-    is_revoked,
     list_tokens,
     mqtt_password_hash,
     mqtt_password_matches,
@@ -132,10 +132,10 @@ def test_a_token_that_is_revoked_names_nobody_any_more_and_the_others_do(session
     anna, ben = list_tokens(session)
     caller = caller_of(session, first)
     assert caller is not None
-    assert not is_revoked(session, caller)
+    assert current_caller(session, caller) == caller
     revoke_token(session, anna.id)
     session.flush()
-    assert is_revoked(session, caller)
+    assert current_caller(session, caller) is None
     assert caller_of(session, first) is None
     assert caller_of(session, second) is not None
     assert [token.name for token in list_tokens(session)] == [ben.name] == ["ben"]
