@@ -28,6 +28,8 @@ class Problem:
 
 
 NO_LOGIN: Final = Problem(401, "no-login", "Log in first")
+WRONG_LOGIN: Final = Problem(401, "wrong-login", "There is no such login, or its password is another one")
+OTHER_ORIGIN: Final = Problem(403, "other-origin", "The request comes from another page")
 NOT_ALLOWED: Final = Problem(403, "not-allowed", "Not allowed for your role")
 NOT_FOUND: Final = Problem(404, "not-found", "There is no such thing, or it is not yours")
 NO_SUCH_METHOD: Final = Problem(405, "method-not-allowed", "This path does not know that method")
@@ -44,6 +46,7 @@ INVALID: Final = Problem(422, "invalid", "The request is wrong or breaks a limit
 REJECTED: Final = Problem(422, "rejected-by-desktop", "The desktop refused it")
 KEY_REQUIRED: Final = Problem(428, "idempotency-key-required", "A dose needs an Idempotency-Key")
 TOO_MANY_STREAMS: Final = Problem(429, "too-many-streams", "Too many event streams are open")
+TOO_MANY: Final = Problem(429, "too-many-calls", "Too many calls; wait")
 PLC_FAILED: Final = Problem(502, "plc-failed", "The PLC did not take it")
 LIVENESS_UNKNOWN: Final = Problem(503, "liveness-unknown", "Whether the desktop is alive cannot be known now")
 BROKER_UNREACHABLE: Final = Problem(503, "broker-unreachable", "The MQTT broker cannot be reached now")
@@ -59,6 +62,8 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.ConfigUnknown: CONFIG_UNKNOWN,
     errors.ConfigChanged: CONFIG_CHANGED,
     errors.NotAllowed: NOT_ALLOWED,
+    errors.WrongLogin: WRONG_LOGIN,
+    errors.TooManyTries: TOO_MANY,
     errors.DesktopOffline: DESKTOP_OFFLINE,
     errors.Stopped: STOPPED,
     errors.KeyReused: KEY_REUSED,
@@ -105,6 +110,8 @@ def problem_of(error: errors.HubError) -> Response:
             more["last_seen_at"] = None if error.last_seen_at is None else rfc3339(error.last_seen_at)
         case errors.ConfigChanged() if error.etag is not None:
             headers["ETag"] = error.etag
+        case errors.TooManyTries():
+            headers["Retry-After"] = str(error.retry_after_s)
         case errors.Unavailable():
             headers["Retry-After"] = "1"
     return problem(OF_ERROR[type(error)], str(error), headers, **more)

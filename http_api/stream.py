@@ -9,9 +9,10 @@ from http_api import problems
 from http_api.operations import Call, Operation
 from http_api.problems import problem
 from http_api.schemas import EventsQuery
-from http_api.streams import EventStream
-from hub.accounts import current_caller
+from http_api.streams import OpenStream
 from hub.errors import InvalidOrder, NotFound
+from hub.logins import current
+from hub.protocol.times import utc_now
 from hub.rights import Caller, Right
 from hub.sites import get_site
 from hub.stream import place_of
@@ -25,15 +26,17 @@ async def follow_events(call: Call) -> Response:
     if site is not None and not call.caller.sees(site):
         raise NotFound(f"There is no site {site}.")
 
+    now = utc_now()
+
     def look(session: Session) -> Caller | None:
         if site is not None:
             get_site(session, site)
-        return current_caller(session, call.caller)
+        return current(session, call.caller, now)
 
     # Not as remembered: somebody whose stream has just ended for want of rights would be let in again.
     caller = await call.services.database.read(look)
     if caller is None:
-        return problem(problems.NO_LOGIN, "The token is valid no more.", {"WWW-Authenticate": "Bearer"})
+        return problem(problems.NO_LOGIN, "The login or token is valid no more.", {"WWW-Authenticate": "Bearer"})
     last_id = call.request.headers.get("last-event-id") or query.last_event_id
     after = None if last_id is None else place_of(last_id)
     if last_id is not None and after is None:
@@ -41,7 +44,7 @@ async def follow_events(call: Call) -> Response:
     if not streams.has_room_for(caller):
         detail = f"You have {streams.most_per_caller} event streams open here already; close one."
         return problem(problems.TOO_MANY_STREAMS, detail, {"Retry-After": str(_TRY_AGAIN_S)})
-    return EventStream(streams, caller, site, after)
+    return OpenStream(streams, caller, site, after)
 
 
 OPERATIONS = (

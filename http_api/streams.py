@@ -15,8 +15,9 @@ from typing import Final, Self
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from hub.accounts import current_caller
 from hub.database import AWAY, Database
+from hub.logins import current
+from hub.protocol.times import utc_now
 from hub.rights import Caller
 from hub.store import StoreUnreachable
 from hub.stream import GAP, Entry, LiveStream, Place, StreamEnded
@@ -42,7 +43,7 @@ class Streams:
         self.live = live
         self.most_per_caller = most_per_caller
         self._database = database
-        self._open: set[EventStream] = set()
+        self._open: set[OpenStream] = set()
         self._watching = GoingOn(self._watch, "event-streams")
 
     async def __aenter__(self) -> Self:
@@ -58,10 +59,10 @@ class Streams:
         count = Counter(stream.caller.id for stream in self._open)[caller.id]
         return not self.most_per_caller or count < self.most_per_caller
 
-    def add(self, stream: "EventStream") -> None:
+    def add(self, stream: "OpenStream") -> None:
         self._open.add(stream)
 
-    def remove(self, stream: "EventStream") -> None:
+    def remove(self, stream: "OpenStream") -> None:
         self._open.discard(stream)
 
     async def _watch(self) -> None:
@@ -77,21 +78,21 @@ class Streams:
 
     async def _look_at_rights(self) -> None:
         """A stream whose caller sees other sites now than when it began ends; who still may comes back for the rest."""
-        callers = {stream.caller.id: stream.caller for stream in self._open}
+        now, callers = utc_now(), {stream.key: stream.caller for stream in self._open}
         try:
-            now = await self._database.read(
-                lambda session: {each: current_caller(session, caller) for each, caller in callers.items()}
+            found = await self._database.read(
+                lambda session: {key: current(session, caller, now) for key, caller in callers.items()}
             )
         except AWAY:
             return  # while the database is away nobody can take a right away
         for stream in list(self._open):
-            if stream.caller.id in now:
-                caller = now[stream.caller.id]
+            if stream.key in found:
+                caller = found[stream.key]
                 if caller is None or caller.sites != stream.sites:
                     stream.end()
 
 
-class EventStream(StreamingResponse):
+class OpenStream(StreamingResponse):
     """One client's stream of what it may see, of one site or of all; first what came after a place."""
 
     def __init__(self, streams: Streams, caller: Caller, site: str | None, after: Place | None) -> None:
@@ -99,6 +100,7 @@ class EventStream(StreamingResponse):
             iter(()), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type="text/event-stream"
         )
         self.caller = caller
+        self.key = caller.id, caller.login_id
         self.sites = caller.sites
         self._site = site
         self._after = after

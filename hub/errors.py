@@ -4,6 +4,8 @@
     |-- InvalidOrder         the order itself is wrong; `faults` names every field at fault
     |-- NotFound             no such site, feeder, command or token (or not yours)
     |-- NotAllowed           the caller has no role that gives the right to it
+    |-- WrongLogin           no such login, or another password
+    |-- TooManyTries         it was tried too often; `retry_after_s` says when it may be tried again
     |-- Refused              the order is well-formed, but not now; nothing was sent
     |   |-- AlreadyExists
     |   |-- ConfigUnknown    nobody knows the feeder's config yet, so nothing can be patched
@@ -52,6 +54,16 @@ class InvalidOrder(HubError):
 
 class NotAllowed(HubError):
     pass
+
+
+class WrongLogin(HubError):
+    pass
+
+
+class TooManyTries(HubError):
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(f"{detail} Try again in {retry_after_s} s.")
+        self.retry_after_s = retry_after_s
 
 
 class NotFound(HubError):
