@@ -38,6 +38,7 @@ from http_api.app import create_app
 from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
+from http_api.streams import Streams
 from hub import checkup, demo, logs, presence
 from hub.accounts import add_token, has_tokens
 from hub.cli import backup, doctor, export, monitor, person, rollout, site, token
@@ -136,13 +137,14 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         if redis_url is None:
             redis_url = (await stack.enter_async_context(embedded_valkey(data_dir.path))).url
         store = await stack.enter_async_context(Store(redis_url))
-        stream = await stack.enter_async_context(LiveStream(store, settings.stream.keep_events))
+        hub_id = settings.hub.id or data_dir.hub_id()
+        stream = await stack.enter_async_context(LiveStream(store, settings.stream.keep_events, hub_id))
+        streams = await stack.enter_async_context(Streams(database, stream, settings.stream.max_per_caller))
         tasks = await stack.enter_async_context(Tasks())
         liveness = LivenessKeys(store, settings.liveness.ttl_s)
         lines = await stack.enter_async_context(QuietLines())
         rejects = Rejects(store, lines)
         topics = Topics(settings.mqtt.root)
-        hub_id = settings.hub.id or data_dir.hub_id()
         client_id, filters = f"{HUB_USER}-{hub_id}", topics.hub_filters(hub_id)
         broker = None
         link: EmbeddedLink | NetworkLink
@@ -176,6 +178,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 login_throttle=LoginThrottle(store),
                 liveness=liveness,
                 stream=stream,
+                streams=streams,
                 commands=commands,
                 rejects=rejects,
                 link=link,

@@ -330,6 +330,12 @@ class Stream(_Section):
     keep_events: int = Field(
         10_000, ge=1, description="How many events the live stream keeps for pages that connect again."
     )
+    max_per_caller: int = Field(
+        20,
+        ge=0,
+        description="How many live streams one person or token may have open at a time, at each hub process. "
+        "0 is no limit.",
+    )
 
 
 class Log(_Section):

@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from http_api.streams import ABORT
+
 
 class GatheringTransport:
     """A transport whose writes of one turn of the event loop leave together, at its end."""
@@ -40,3 +42,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().connection_made(
             cast("asyncio.Transport", GatheringTransport(cast("asyncio.Transport", transport), self.loop))
         )
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast("dict[str, Any]", self.scope)[ABORT] = self.transport.abort

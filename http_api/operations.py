@@ -14,6 +14,7 @@ from http_api import problems
 from http_api.doorkeeper import Doorkeeper, is_of_this_origin
 from http_api.problems import Problem, problem, problem_of
 from http_api.schemas import NoQuery, Query
+from http_api.streams import Streams
 from hub.commands import Commands
 from hub.database import AWAY, Database, DatabaseAway, why_away
 from hub.errors import HubError, InvalidOrder, NotAllowed, NotFound
@@ -60,6 +61,7 @@ class Services:
     login_throttle: LoginThrottle
     liveness: LivenessKeys
     stream: LiveStream
+    streams: Streams
     commands: Commands
     rejects: Rejects
     link: Link

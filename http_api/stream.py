@@ -1,93 +1,50 @@
 """`GET /events`: what happens, as server-sent events. `Last-Event-ID` brings what was missed."""
 
-import asyncio
-import json
-import time
-from collections.abc import AsyncGenerator
 from typing import Final
 
-from starlette.responses import Response, StreamingResponse
+from sqlmodel import Session
+from starlette.responses import Response
 
 from http_api import problems
-from http_api.doorkeeper import REMEMBERED_S
-from http_api.operations import Call, Operation, Services
+from http_api.operations import Call, Operation
+from http_api.problems import problem
 from http_api.schemas import EventsQuery, EventStream
-from hub.database import AWAY, Database
+from http_api.streams import OpenStream
 from hub.errors import InvalidOrder, NotFound
 from hub.logins import current
 from hub.protocol.times import utc_now
 from hub.rights import Caller, Right
 from hub.sites import get_site
-from hub.store import StoreUnreachable
-from hub.stream import Entry, StreamEnded, is_entry_id
+from hub.stream import place_of
 
-KEEP_ALIVE_EVERY_S: Final = 15.0
-RETRY_AFTER_MS: Final = 1000
+_TRY_AGAIN_S: Final = 5
 
 
 async def follow_events(call: Call) -> Response:
     query: EventsQuery = call.query
-    wanted = query.site
-    if wanted is not None:
-        if not call.caller.sees(wanted):
-            raise NotFound(f"There is no site {wanted}.")
-        await call.services.database.read(lambda session: get_site(session, wanted))
-    after = call.request.headers.get("last-event-id") or query.last_event_id
-    if after is not None and not is_entry_id(after):
-        raise InvalidOrder("Last-Event-ID must be the id of an earlier event.")
-    return StreamingResponse(
-        _lines(call.services, call.caller, query.site, after),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    site, streams = query.site, call.services.streams
+    if site is not None and not call.caller.sees(site):
+        raise NotFound(f"There is no site {site}.")
 
-
-async def _lines(
-    services: Services, caller: Caller, site: str | None, after: str | None
-) -> AsyncGenerator[bytes, None]:
-    entries = services.stream.follow(after)
-    coming = asyncio.ensure_future(anext(entries))
-    said_at_s = looked_at_s = time.monotonic()
-    try:
-        yield f"retry: {RETRY_AFTER_MS}\n\n".encode()
-        while True:
-            done, _ = await asyncio.wait({coming}, timeout=REMEMBERED_S)
-            now_s = time.monotonic()
-            if now_s - looked_at_s >= REMEMBERED_S:
-                looked_at_s = now_s
-                now_is = await _current(services.database, caller)
-                if now_is is None or now_is.sites != caller.sites:  # it comes anew, with the rights that it has now
-                    return
-            if now_s - said_at_s >= KEEP_ALIVE_EVERY_S:
-                said_at_s = now_s
-                yield b": still here\n\n"
-            if not done:
-                continue
-            try:
-                entry = coming.result()
-            except (StreamEnded, StoreUnreachable):
-                return
-            coming = asyncio.ensure_future(anext(entries))
-            if caller.sees(entry.site) and site in (None, entry.site):
-                said_at_s = now_s
-                yield _event(entry)
-    finally:
-        coming.cancel()
-        await asyncio.wait({coming})
-        await entries.aclose()
-
-
-async def _current(database: Database, caller: Caller) -> Caller | None:
     now = utc_now()
-    try:
-        return await database.read(lambda session: current(session, caller, now))
-    except AWAY:
-        return caller  # while the database is away nobody can take anything away
 
+    def look(session: Session) -> Caller | None:
+        if site is not None:
+            get_site(session, site)
+        return current(session, call.caller, now)
 
-def _event(entry: Entry) -> bytes:
-    data = json.dumps({"site": entry.site, **entry.data}, separators=(",", ":"))
-    return f"id: {entry.id}\nevent: {entry.kind}\ndata: {data}\n\n".encode()
+    # Not as remembered: somebody whose stream has just ended for want of rights would be let in again.
+    caller = await call.services.database.read(look)
+    if caller is None:
+        return problem(problems.NO_LOGIN, "The login or token is valid no more.", {"WWW-Authenticate": "Bearer"})
+    last_id = call.request.headers.get("last-event-id") or query.last_event_id
+    after = None if last_id is None else place_of(last_id)
+    if last_id is not None and after is None:
+        raise InvalidOrder("Last-Event-ID must be the id of an earlier event.")
+    if not streams.has_room_for(caller):
+        detail = f"You have {streams.most_per_caller} event streams open here already; close one."
+        return problem(problems.TOO_MANY_STREAMS, detail, {"Retry-After": str(_TRY_AGAIN_S)})
+    return OpenStream(streams, caller, site, after)
 
 
 OPERATIONS = (
@@ -96,11 +53,11 @@ OPERATIONS = (
         "/events",
         Right.READ,
         follow_events,
-        "What happens, as server-sent events: liveness, command, state, event, two-desktops, rollout",
+        "What happens, as server-sent events: liveness, command, state, event, two-desktops, rollout, gap",
         {200: ("Events as they come; it does not end", EventStream)},
         media_type="text/event-stream",
         query=EventsQuery,
-        problems=(problems.NOT_FOUND,),
+        problems=(problems.NOT_FOUND, problems.TOO_MANY_STREAMS),
         headers=("Last-Event-ID",),
     ),
 )

@@ -30,6 +30,7 @@ class EventStream:
         cookie: str | None = None,
     ) -> None:
         self.seen: list[Event] = []
+        self.first_id = self.last_id = ""
         self.ended = threading.Event()
         self._open = threading.Event()
         self._connection = http.client.HTTPConnection("127.0.0.1", hub.http_port, timeout=60)
@@ -49,6 +50,10 @@ class EventStream:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cut it off; once is enough."""
         opened = self._connection.sock
         if isinstance(opened, socket.socket) and not self.ended.is_set():
             opened.shutdown(socket.SHUT_RDWR)
@@ -65,6 +70,8 @@ class EventStream:
                     fields[name] = value
                     continue
                 self._open.set()
+                self.last_id = fields.get("id", self.last_id)
+                self.first_id = self.first_id or self.last_id
                 if "data" in fields:
                     self.seen.append(Event(fields["id"], fields["event"], json.loads(fields["data"])))
                 fields = {}
