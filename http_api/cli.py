@@ -290,7 +290,7 @@ def _event_words(event: ServerSentEvent) -> str:
     """`command pond7 id=01K… feeder=f1 state=applied`"""
     data: dict[str, Any] = event.json()
     rest = [f"{name}={_short(value)}" for name, value in data.items() if name != "site" and value is not None]
-    return _printable(" ".join([event.event, str(data.get("site", "")), *rest]))
+    return _printable(" ".join([event.event, str(data.get("site") or "-"), *rest]))
 
 
 def _short(value: object) -> str:

@@ -232,11 +232,13 @@ def test_a_watcher_goes_on_where_it_was_after_a_cut(scene: Scene, tmp_path: Path
 
 
 def test_a_watcher_prints_a_line_for_each_event_and_ends_after_so_many(scene: Scene) -> None:
-    watch = ("watch", "--site", scene.site.name, "--count", "3", "--after", "0-1")
+    watch = ("watch", "--site", scene.site.name, "--count", "4", "--after", "other-0-1")  # of another Redis: a gap
     events = [json.loads(text) for text in api(scene, *watch, "--json").stdout.splitlines()]
-    assert sorted(event["event"] for event in events) == ["liveness", "state", "state"]
+    assert sorted(event["event"] for event in events) == ["gap", "liveness", "state", "state"]
     words = api(scene, *watch).stdout.splitlines()
-    assert [text.split()[:2] for text in words] == [[event["event"], scene.site.name] for event in events]
+    of_sites = [event for event in events if event["event"] != "gap"]
+    assert [text.split()[:2] for text in words[1:]] == [[event["event"], scene.site.name] for event in of_sites]
+    assert words[0].split()[:2] == ["gap", "-"]
     assert any("alive=true session=" in text for text in words)
 
 
