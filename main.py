@@ -23,6 +23,7 @@ import typer
 import uvicorn
 import uvloop
 from prometheus_client import REGISTRY
+from sqlmodel import Session
 
 from broker.addresses import network_of
 from broker.certificates import TlsFault, TlsFiles
@@ -37,8 +38,9 @@ from http_api.app import create_app
 from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
-from hub import checkup, demo, logs, presence
-from hub.accounts import add_token, has_tokens
+from hub import audit, checkup, demo, logs, presence
+from hub.accounts import add_token, get_token_row, has_tokens
+from hub.accounts import told as token_told
 from hub.cli import backup, doctor, export, monitor, person, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
@@ -333,6 +335,7 @@ def kept_by(settings: Settings) -> Kept:
         revisions=days(kept.revisions_days),
         presence=days(kept.presence_days),
         idempotency_keys=timedelta(hours=kept.idempotency_keys_hours) if kept.idempotency_keys_hours else None,
+        audit=days(kept.audit_days),
     )
 
 
@@ -407,6 +410,14 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
 # --- the command line -------------------------------------------------------------------------------------------
 
 
+def first_token(session: Session) -> str:
+    """The first administrator's."""
+    made = add_token(session, Role.ADMIN, None, "first-admin", utc_now())
+    row = get_token_row(session, made)
+    audit.record(session, audit.HUB, "create_token", target=row.id, after=token_told(row))
+    return made
+
+
 async def say_hello(
     settings: Settings, services: Services, listening: socket.socket, broker_urls: list[str], *, with_demo: bool
 ) -> None:
@@ -421,9 +432,7 @@ async def say_hello(
     ]
     shown = "$TOKEN"
     if not await services.database.read(has_tokens):
-        shown = await services.database.write(
-            lambda session: add_token(session, Role.ADMIN, None, "first-admin", utc_now())
-        )
+        shown = await services.database.write(first_token)
         lines += ["", f"  The first administrator's token, shown this once:  {shown}"]
     else:
         data_dir = shlex.quote(str(settings.data_dir))

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, feeders, logins, people, problems, service, sites, stream, tokens
+from http_api import audit, commands, feeders, logins, people, problems, service, sites, stream, tokens
 from http_api.doorkeeper import Doorkeeper
 from http_api.openapi import document
 from http_api.operations import Operation, Services, answer
@@ -28,6 +28,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *logins.OPERATIONS,
     *people.OPERATIONS,
     *tokens.OPERATIONS,
+    *audit.OPERATIONS,
 )
 Endpoint = Callable[[Request], Awaitable[Response]]
 

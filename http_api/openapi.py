@@ -67,7 +67,7 @@ def document(operations: Sequence[Operation], version: str, prefix: str) -> dict
 
 def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": operation.handle.__name__,
+        "operationId": operation.name,
         "summary": operation.summary,
         "parameters": _parameters(operation),
         "responses": _responses(operation, refs),
@@ -99,6 +99,8 @@ def _responses(operation: Operation, refs: Refs) -> dict[str, Any]:
         responses[str(status)] = {"description": description}
         if model is not None:
             responses[str(status)]["content"] = {"application/json": {"schema": refs[model, "serialization"]}}
+            if operation.as_csv:
+                responses[str(status)]["content"]["text/csv"] = {"schema": {"type": "string"}}
     possible = [problems.INVALID, *operation.problems]
     if operation.right is not None:
         possible += [problems.NO_LOGIN, problems.NOT_ALLOWED]
