@@ -187,11 +187,13 @@ def list_entries(
     wanted: dict[str, Any] = {"before": before or _LAST, "at_most": limit}
     wanted |= {} if actor is None else {"actor": actor}
     wanted |= {} if action is None else {"action": action}
-    if sites is None:
-        ids = [row.id for row in find.run(session, since=_FIRST, **wanted)]
-    else:  # site by site: no index has some sites' entries in the order of time
-        found = (find.run(session, site=site, since=since, **wanted) for site, since in sites.items())
-        ids = heapq.nlargest(limit, (row.id for rows in found for row in rows))
+    ids: list[str] = []
+    # Site by site, as no index has some sites' entries in the order of time; each needs to say only what is newer than
+    # the last one that will be told anyway.
+    for site, since in ({None: _FIRST} if sites is None else sites).items():
+        enough = max(since, ids[-1]) if len(ids) == limit else since
+        found = find.run(session, since=enough, **wanted, **({} if site is None else {"site": site}))
+        ids = heapq.nlargest(limit, [*ids, *(row.id for row in found)])
     query = (
         select(AuditEntry, Command.state)
         .join(Command, col(Command.id) == AuditEntry.command_id, isouter=True)

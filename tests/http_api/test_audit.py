@@ -1,7 +1,9 @@
 """The audit: each change leaves one entry, told only to whom it concerns, and without any secret."""
 
+import contextlib
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -9,8 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlmodel import Session
 
 from http_api.app import OPERATIONS
+from http_api.schemas import PAGE_LIMIT
+from hub.audit import By, record
+from hub.database import Database
+from hub.sqlite import sqlite_url
 from tests.end_to_end.desktop import CONFIG
 from tests.end_to_end.farm import Farm
 from tests.end_to_end.hub_process import feeder_hub
@@ -316,6 +323,25 @@ def test_the_table_has_every_page_and_no_cell_is_a_formula(scene: Scene) -> None
     assert api.head("/audit", headers={"Accept": "text/csv"}).headers["Content-Type"].startswith("text/csv")
     weighed = {"Accept": "application/json, text/csv;q=0.5"}
     assert api.get("/audit", headers=weighed).headers["Content-Type"] == "application/json"
+
+
+def test_a_table_has_more_rows_than_a_page_may_have(scene: Scene) -> None:
+    with contextlib.closing(Database(sqlite_url(scene.farm.hub.data_dir))) as database:
+
+        def work(session: Session) -> None:
+            for n in range(2 * PAGE_LIMIT + 1):
+                record(session, By("token:plan"), "feed", site=scene.site.name, target="f1", after={"grams": n})
+
+        database.write_now(work)
+    query = {"site": scene.site.name, "action": "feed"}
+    with scene.site.api.stream("GET", "/audit", params=query, headers={"Accept": "text/csv"}) as answer:
+        assert answer.headers["Transfer-Encoding"] == "chunked"
+        rows = list(csv.DictReader(answer.iter_lines()))
+    assert sorted(int(json.loads(row["after"])["grams"]) for row in rows) == list(range(2 * PAGE_LIMIT + 1))
+    assert len({row["id"] for row in rows}) == len(rows)
+    begun = {**query, "cursor": rows[2 * PAGE_LIMIT - 2]["id"]}
+    rest = scene.site.api.get("/audit", params=begun, headers={"Accept": "text/csv"}).text
+    assert [row["id"] for row in csv.DictReader(io.StringIO(rest))] == [row["id"] for row in rows[-2:]]
 
 
 def test_what_is_changed_on_the_command_line_is_in_it_too(farm: Farm) -> None:

@@ -135,11 +135,12 @@ def test_entries_are_found_the_newest_first_by_actor_and_action(
     here = [name for name in found if name != "log_in"]
     theirs = {SITE: "", "pond8": "", "no-such-site": ""}
     assert [entry.row.action for entry in list_entries(session, theirs, limit=10, **wanted)] == here  # type: ignore[arg-type]  # by name
-    paged, before = [], None
-    while page := list_entries(session, None, before=before, limit=2, **wanted):  # type: ignore[arg-type]  # by name
-        paged += [entry.row.action for entry in page]
-        before = page[-1].row.id
-    assert paged == found
+    for sites, expected in ((None, found), (theirs, here)):
+        paged, before = [], None
+        while page := list_entries(session, sites, before=before, limit=2, **wanted):  # type: ignore[arg-type]  # by name
+            paged += [entry.row.action for entry in page]
+            before = page[-1].row.id
+        assert paged == expected
 
 
 def record_at(session: Session, by: By, action: str, site: str | None) -> None:
