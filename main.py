@@ -23,6 +23,7 @@ import typer
 import uvicorn
 import uvloop
 from prometheus_client import REGISTRY
+from sqlmodel import Session
 
 from broker.addresses import network_of
 from broker.certificates import TlsFault, TlsFiles
@@ -39,8 +40,9 @@ from http_api.one_write import OneWriteProtocol
 from http_api.operations import Services
 from http_api.service import BrokerFigures
 from http_api.streams import Streams
-from hub import checkup, demo, logs, presence
-from hub.accounts import add_token, has_tokens
+from hub import audit, checkup, demo, logs, presence
+from hub.accounts import add_token, get_token_row, has_tokens
+from hub.accounts import told as token_told
 from hub.cli import backup, doctor, export, monitor, person, rollout, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
@@ -343,6 +345,7 @@ def kept_by(settings: Settings) -> Kept:
         revisions=days(kept.revisions_days),
         presence=days(kept.presence_days),
         idempotency_keys=timedelta(hours=kept.idempotency_keys_hours) if kept.idempotency_keys_hours else None,
+        audit=days(kept.audit_days),
     )
 
 
@@ -417,6 +420,14 @@ async def http_server(services: Services, listening: socket.socket) -> AsyncIter
 # --- the command line -------------------------------------------------------------------------------------------
 
 
+def first_token(session: Session) -> str:
+    """The first administrator's."""
+    made = add_token(session, Role.ADMIN, None, "first-admin", utc_now())
+    row = get_token_row(session, made)
+    audit.record(session, audit.HUB, "create_token", target=row.id, after=token_told(row))
+    return made
+
+
 async def say_hello(
     settings: Settings, services: Services, listening: socket.socket, broker_urls: list[str], *, with_demo: bool
 ) -> None:
@@ -431,9 +442,7 @@ async def say_hello(
     ]
     shown = "$TOKEN"
     if not await services.database.read(has_tokens):
-        shown = await services.database.write(
-            lambda session: add_token(session, Role.ADMIN, None, "first-admin", utc_now())
-        )
+        shown = await services.database.write(first_token)
         lines += ["", f"  The first administrator's token, shown this once:  {shown}"]
     else:
         data_dir = shlex.quote(str(settings.data_dir))

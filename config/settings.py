@@ -324,6 +324,9 @@ class Retention(_Section):
         description="How long an Idempotency-Key stands for its order, in hours. "
         "0 is for as long as the command is kept.",
     )
+    audit_days: Days = Field(
+        0, description="How long the audit is kept: who changed what, and who was refused, in days. 0 is for ever."
+    )
 
 
 class Stream(_Section):

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, docs, feeders, logins, people, problems, rollouts, service, sites, stream, tokens
+from http_api import audit, commands, docs, feeders, logins, people, problems, rollouts, service, sites, stream, tokens
 from http_api.asyncapi import asyncapi_document
 from http_api.doorkeeper import Doorkeeper
 from http_api.openapi import document
@@ -30,6 +30,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *logins.OPERATIONS,
     *people.OPERATIONS,
     *tokens.OPERATIONS,
+    *audit.OPERATIONS,
 )
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.answers import OF_ORDERS, answer_to, idempotency_key, preferred_wait_s
+from http_api.doorkeeper import address_of
 from http_api.operations import Answers, Call, Operation, json_answer
 from http_api.pages import page_answer
 from http_api.problems import problem
@@ -18,6 +19,7 @@ from http_api.schemas import (
     SiteCommandBody,
 )
 from hub import sites
+from hub.audit import Trail
 from hub.command_states import CommandState
 from hub.commands import brief
 from hub.errors import InvalidOrder, NotFound
@@ -47,7 +49,7 @@ async def command_site(call: Call) -> Response:
 async def _send(call: Call, feeder: str | None, name: str, args: dict[str, object]) -> Response:
     wait_s = preferred_wait_s(call.request)
     key = idempotency_key(call.request, call.caller.id, [name, args])
-    order = Order(call.site, feeder, name, call.caller.actor, args, key)
+    order = Order(call.site, feeder, name, call.caller.actor, args, key, call.caller.id, address_of(call.request))
     call.caller.require(OF_COMMANDS[name], call.site)
     command = await call.services.commands.send(order, wait_s)
     story: list[CommandStep] = []
@@ -71,15 +73,16 @@ async def get_command(call: Call) -> Response:
 async def close_command(call: Call) -> Response:
     command_id, body, now = call.request.path_params["command"], call.body, utc_now()
 
-    def work(session: Session) -> tuple[Command, list[CommandStep]]:
+    def work(session: Session, trail: Trail) -> tuple[Command, list[CommandStep]]:
         found = session.get(Command, command_id)
         if found is None or not call.caller.sees(found.site_id):
             raise NotFound(f"There is no command {command_id}.")
         call.caller.require(Right.OPERATE, found.site_id)
         command = close(session, command_id, call.caller.actor, body.remark, now)
+        trail.note(site=command.site_id, target=command_id, after={"remark": body.remark})
         return command, stories(session, [command_id])[command_id]
 
-    command, story = await call.services.database.write(work)
+    command, story = await call.change(work)
     call.services.stream.publish("command", command.site_id, brief(command))
     return json_answer(CommandView.of(command, story))
 

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from http_api import problems
 from http_api.answers import OF_ORDERS, answer_to, idempotency_key, preferred_wait_s
+from http_api.doorkeeper import address_of
 from http_api.operations import Answers, Call, Operation, json_answer, number_cursor, row_number
 from http_api.pages import page_answer
 from http_api.schemas import (
@@ -130,6 +131,8 @@ async def _change(call: Call, config: JsonObject, same: object, *, patch: bool) 
         call.caller.actor,
         config,
         idempotency_key(call.request, call.caller.id, same),
+        call.caller.id,
+        address_of(call.request),
         patch=patch,
         if_match=call.request.headers.get("if-match"),
         queue_for_s=query.queue_for,

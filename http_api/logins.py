@@ -10,6 +10,7 @@ from http_api.operations import Call, Operation, json_answer
 from http_api.people_schemas import LoginBody, LoginsView, LoginView, PasswordBody, WhoView
 from http_api.problems import problem
 from hub import logins
+from hub.audit import NOBODY, REFUSED, By, Trail, record
 from hub.errors import NotAllowed, WrongLogin
 from hub.models import Login, Person
 from hub.passwords import check_password
@@ -30,15 +31,17 @@ async def log_in(call: Call) -> Response:
     stored = None if person is None else person.password_hash
     if not await call.services.passwords.matches(stored, body.password) or person is None:
         log.warning("login refused", login=login, address=address)
+        await _record_refusal(call, person)
         raise WrongLogin("There is no such login, or its password is another one.")
     await call.services.login_throttle.succeeded(login, address)
     agent, now = call.request.headers.get("user-agent", ""), utc_now()
 
-    def work(session: Session) -> tuple[str, Caller]:
+    def work(session: Session, trail: Trail) -> tuple[str, Caller]:
         secret, row = logins.open_login(session, person.id, address, agent, now)
+        trail.note(target=row.id, after={"agent": row.agent})
         return secret, caller_for(session, get_person(session, person.id), row.id)
 
-    secret, caller = await call.services.database.write(work)
+    secret, caller = await call.change(work, _by(call, person))
     answer = json_answer(WhoView.of(caller))
     set_cookie(answer, call.request, secret)
     return answer
@@ -72,16 +75,18 @@ async def change_password(call: Call) -> Response:
     address = address_of(call.request)
     await call.services.login_throttle.admit(person.login, address)
     if not await call.services.passwords.matches(person.password_hash, body.old):
+        await _record_refusal(call, person)
         raise WrongLogin("The old password is another one; nothing was changed.")
     await call.services.login_throttle.succeeded(person.login, address)
     check_password(body.new, person.login)
     new, login_id = await call.services.passwords.hash(body.new), call.caller.login_id
 
-    def work(session: Session) -> None:
+    def work(session: Session, trail: Trail) -> None:
         get_person(session, person.id).password_hash = new
         logins.end_logins(session, person.id, but=login_id)
+        trail.note(target=person.login)
 
-    await call.services.database.write(work)
+    await call.change(work)
     call.doorkeeper.forget()
     return Response(status_code=204)
 
@@ -103,8 +108,22 @@ async def end_login(call: Call) -> Response:
 
 
 async def _end(call: Call, person_id: str, login_id: str) -> None:
-    await call.services.database.write(lambda session: logins.end_login(session, person_id, login_id))
+    def work(session: Session, trail: Trail) -> None:
+        trail.note(target=logins.end_login(session, person_id, login_id).id)
+
+    await call.change(work)
     call.doorkeeper.forget()
+
+
+async def _record_refusal(call: Call, person: Person | None) -> None:
+    """A password was wrong. person: whose it was to be; None: nobody's whom the hub knows."""
+    by = _by(call, person)
+    await call.services.database.write(lambda session: record(session, by, call.action, outcome=REFUSED))
+
+
+def _by(call: Call, person: Person | None) -> By:
+    address = address_of(call.request)
+    return By(NOBODY, None, address) if person is None else By(f"person:{person.login}", person.id, address)
 
 
 async def _person(call: Call) -> Person:

@@ -111,7 +111,7 @@ def _tag(module: str) -> str:
 
 def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": operation.handle.__name__,
+        "operationId": operation.name,
         "tags": [_tag(operation.handle.__module__)],
         "summary": operation.summary,
         "description": " ".join(filter(None, [inspect.getdoc(operation.handle), _who_may(operation)])),
@@ -159,6 +159,8 @@ def _responses(operation: Operation, refs: Refs) -> dict[str, Any]:
         if model is not None:
             schema = refs[model, "serialization"]
             responses[str(status)]["content"] = {operation.media_type: {"schema": schema}}
+            if operation.as_csv:
+                responses[str(status)]["content"]["text/csv"] = {"schema": {"type": "string"}}
     for kind in _problems(operation):
         described = responses.setdefault(
             str(kind.status),

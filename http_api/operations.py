@@ -7,14 +7,16 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
+from sqlmodel import Session
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from http_api import problems
-from http_api.doorkeeper import Doorkeeper, is_of_this_origin
+from http_api.doorkeeper import Doorkeeper, address_of, is_of_this_origin
 from http_api.problems import Problem, problem, problem_of
 from http_api.schemas import NoQuery, Query
 from http_api.streams import Streams
+from hub.audit import By, Trail, recorded
 from hub.commands import Commands
 from hub.database import AWAY, Database, DatabaseAway, why_away
 from hub.errors import HubError, InvalidOrder, NotAllowed, NotFound
@@ -37,6 +39,7 @@ _LAST_ROW: Final = 2**31 - 1
 
 log = structlog.get_logger()
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
 
 class BrokerUsers(Protocol):
@@ -84,6 +87,8 @@ class Call:
     """None: nobody has logged in, which only a call without a right allows."""
     query: Any
     body: Any
+    action: str
+    """The operation's name, as the audit has it."""
 
     @property
     def caller(self) -> Caller:
@@ -98,8 +103,28 @@ class Call:
     def feeder(self) -> str:
         return str(self.request.path_params["feeder"])
 
+    @property
+    def by(self) -> By:
+        """Who calls, for the audit."""
+        return By(self.caller.actor, self.caller.id, address_of(self.request))
 
-Handler = Callable[[Call], Awaitable[Response]]
+    async def change(self, work: Callable[[Session, Trail], T], by: By | None = None) -> T:
+        """`database.write` for what changes something: the work notes on the trail what, for the audit.
+
+        The entry is written in the same transaction. by: who does it, where nobody has called under a name.
+        """
+        site = self.request.path_params.get("site")
+        return await self.services.database.write(recorded(by or self.by, self.action, site, work))
+
+
+class Handler(Protocol):
+    """What does a call. Its name is the operation's."""
+
+    __name__: str
+
+    def __call__(self, call: Call, /) -> Awaitable[Response]: ...
+
+
 Answers = Mapping[int, tuple[str, type[BaseModel] | None]]
 """status -> (description, model or None)"""
 
@@ -127,6 +152,12 @@ class Operation:
     """status -> names of headers that such an answer has, or may have."""
     media_type: str = "application/json"
     """Of its answers, the problems apart."""
+    as_csv: bool = False
+    """It also answers `Accept: text/csv`."""
+
+    @property
+    def name(self) -> str:
+        return self.handle.__name__
 
 
 class BodyTooLarge(Exception):
@@ -148,7 +179,7 @@ async def answer(operation: Operation, services: Services, doorkeeper: Doorkeepe
         body = None
         if operation.body is not None:
             body = parse_body(operation.body, await read_body(request, services.max_body_bytes))
-        return await operation.handle(Call(request, services, doorkeeper, caller, query, body))
+        return await operation.handle(Call(request, services, doorkeeper, caller, query, body, operation.name))
     except AWAY as error:
         log.error("the database does not answer", reason=why_away(error))
         return problem_of(error if isinstance(error, HubError) else DatabaseAway(why_away(error)))

@@ -9,6 +9,7 @@ from http_api.pages import page_answer
 from http_api.people_schemas import NewPasswordBody, PersonBody, PersonPatch, PersonView, RolesBody
 from http_api.schemas import Page, PageQuery
 from hub import people
+from hub.audit import Trail
 from hub.logins import end_logins
 from hub.models import Person
 from hub.passwords import check_password
@@ -36,12 +37,13 @@ async def create_person(call: Call) -> Response:
     hashed, now = await call.services.passwords.hash(body.password), utc_now()
     grants = [grant.to_grant() for grant in body.roles]
 
-    def work(session: Session) -> Known:
+    def work(session: Session, trail: Trail) -> Known:
         row = people.add_person(session, body.login, body.name, hashed, grants, now)
         session.flush()
+        trail.note(target=row.login, after=people.told(session, row))
         return row, people.grants_of(session, row.id)
 
-    row, kept = await call.services.database.write(work)
+    row, kept = await call.change(work)
     return json_answer(PersonView.of(row, kept), 201, {"Location": f"/api/v1/people/{row.id}"})
 
 
@@ -52,24 +54,27 @@ async def get_person(call: Call) -> Response:
 async def patch_person(call: Call) -> Response:
     body: PersonPatch = call.body
 
-    def work(session: Session) -> Known:
+    def work(session: Session, trail: Trail) -> Known:
         row, grants = _known(session, call)
+        trail.note(target=row.login, before={"name": row.name}, after={"name": body.name})
         row.name = body.name
         return row, grants
 
-    return json_answer(PersonView.of(*await call.services.database.write(work)))
+    return json_answer(PersonView.of(*await call.change(work)))
 
 
 async def set_roles(call: Call) -> Response:
     body: RolesBody = call.body
 
-    def work(session: Session) -> Known:
+    def work(session: Session, trail: Trail) -> Known:
         row, _ = _known(session, call)
+        before = people.told(session, row)
         people.set_roles(session, row.id, [grant.to_grant() for grant in body.roles])
         session.flush()
+        trail.note(target=row.login, before=before, after=people.told(session, row))
         return row, people.grants_of(session, row.id)
 
-    known = await call.services.database.write(work)
+    known = await call.change(work)
     call.doorkeeper.forget()
     return json_answer(PersonView.of(*known))
 
@@ -80,18 +85,24 @@ async def set_password(call: Call) -> Response:
     check_password(body.new, person.login)
     hashed = await call.services.passwords.hash(body.new)
 
-    def work(session: Session) -> None:
+    def work(session: Session, trail: Trail) -> None:
         row, _ = _known(session, call)
         row.password_hash = hashed
         end_logins(session, row.id)
+        trail.note(target=row.login)
 
-    await call.services.database.write(work)
+    await call.change(work)
     call.doorkeeper.forget()
     return Response(status_code=204)
 
 
 async def delete_person(call: Call) -> Response:
-    await call.services.database.write(lambda session: people.delete_person(session, _id(call)))
+    def work(session: Session, trail: Trail) -> None:
+        row, _ = _known(session, call)
+        trail.note(target=row.login, before=people.told(session, row))
+        people.delete_person(session, row.id)
+
+    await call.change(work)
     call.doorkeeper.forget()
     return Response(status_code=204)
 

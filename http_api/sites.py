@@ -25,6 +25,7 @@ from http_api.schemas import (
     StopView,
 )
 from hub import presence, sites, tags
+from hub.audit import Trail
 from hub.errors import Unavailable
 from hub.models import Presence, Site
 from hub.protocol.times import utc_now
@@ -56,9 +57,13 @@ async def list_sites(call: Call) -> Response:
 async def create_site(call: Call) -> Response:
     body: SiteBody = call.body
     feeders = sites.numbered_feeders(body.feeders) if isinstance(body.feeders, int) else body.feeders
-    made = await call.services.database.write(
-        lambda session: sites.add_site(session, body.site, feeders, body.time_zone, utc_now(), name=body.name)
-    )
+
+    def work(session: Session, trail: Trail) -> sites.NewSite:
+        new = sites.add_site(session, body.site, feeders, body.time_zone, utc_now(), name=body.name)
+        trail.note(site=new.site, after=sites.told(session, new.site))
+        return new
+
+    made = await call.change(work)
     view = NewSiteView(
         site=made.site, feeders=made.feeders, mqtt=MqttCredentials(username=made.site, secret=made.secret)
     )
@@ -81,15 +86,24 @@ async def get_site(call: Call) -> Response:
 async def patch_site(call: Call) -> Response:
     body: SitePatch = call.body
     if_match = call.request.headers.get("if-match")
-    await call.services.database.write(
-        lambda session: sites.change_site(session, call.site, body.name, body.time_zone, body.tags, if_match)
-    )
+
+    def work(session: Session, trail: Trail) -> None:
+        before = sites.told(session, call.site)
+        sites.change_site(session, call.site, body.name, body.time_zone, body.tags, if_match)
+        trail.note(before=before, after=sites.told(session, call.site))
+
+    await call.change(work)
     return await get_site(call)
 
 
 async def delete_site(call: Call) -> Response:
     services = call.services
-    await services.database.write(lambda session: sites.delete_site(session, call.site))
+
+    def work(session: Session, trail: Trail) -> None:
+        trail.note(before=sites.told(session, call.site))
+        sites.delete_site(session, call.site)
+
+    await call.change(work)
     if services.broker is not None:
         await services.broker.remove_user(call.site)
     try:
@@ -102,7 +116,7 @@ async def delete_site(call: Call) -> Response:
 
 async def rotate_credentials(call: Call) -> Response:
     services = call.services
-    secret = await services.database.write(lambda session: sites.rotate_secret(session, call.site))
+    secret = await call.change(lambda session, _: sites.rotate_secret(session, call.site))
     ended = None if services.broker is None else await services.broker.disconnect_user(call.site)
     credentials = MqttCredentials(username=call.site, secret=secret)
     return json_answer(CredentialsView(mqtt=credentials, session_ended=ended))

@@ -11,6 +11,7 @@ from http_api.pages import page_answer
 from http_api.people_schemas import NewTokenView, TokenBody, TokenView
 from http_api.schemas import Page, PageQuery
 from hub import accounts
+from hub.audit import Trail
 from hub.errors import NotFound
 from hub.models import Token
 from hub.protocol.times import utc_now
@@ -38,12 +39,14 @@ async def create_token(call: Call) -> Response:
     now = utc_now()
     expires_at = None if body.expires_in_days is None else now + timedelta(days=body.expires_in_days)
 
-    def work(session: Session) -> tuple[str, Token]:
+    def work(session: Session, trail: Trail) -> tuple[str, Token]:
         token = accounts.add_token(session, body.role, body.site, body.name, now, expires_at)
         session.flush()
-        return token, accounts.get_token_row(session, token)
+        row = accounts.get_token_row(session, token)
+        trail.note(site=row.site_id, target=row.id, after=accounts.told(row))
+        return token, row
 
-    token, row = await call.services.database.write(work)
+    token, row = await call.change(work)
     view = NewTokenView(**TokenView.of(row).model_dump(), token=token)
     return json_answer(view, 201, {"Location": f"/api/v1/tokens/{row.id}"})
 
@@ -51,13 +54,14 @@ async def create_token(call: Call) -> Response:
 async def revoke_token(call: Call) -> Response:
     token_id = call.request.path_params["token"]
 
-    def work(session: Session) -> None:
+    def work(session: Session, trail: Trail) -> None:
         row = session.get(Token, token_id)
         if row is None or not call.caller.may(Right.ADMINISTER, row.site_id):
             raise NotFound(f"There is no token {token_id}.")
+        trail.note(site=row.site_id, target=row.id, before=accounts.told(row))
         session.delete(row)
 
-    await call.services.database.write(work)
+    await call.change(work)
     call.doorkeeper.forget()
     return Response(status_code=204)
 

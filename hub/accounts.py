@@ -15,7 +15,8 @@ from sqlmodel import Session, select
 from ulid import ULID
 
 from hub.errors import Fault, InvalidOrder, NotFound
-from hub.models import Site, Token
+from hub.models import JsonObject, Site, Token
+from hub.protocol.times import rfc3339
 from hub.rights import Caller, Role
 
 _PBKDF2_ROUNDS: Final = 101
@@ -90,6 +91,12 @@ def list_tokens(session: Session, after: str | None = None) -> list[Token]:
 def get_token_row(session: Session, token: str) -> Token:
     """Of a token that is there."""
     return session.exec(select(Token).where(Token.sha256 == token_hash(token))).one()
+
+
+def told(token: Token) -> JsonObject:
+    """What a token is, for the audit."""
+    expires_at = None if token.expires_at is None else rfc3339(token.expires_at)
+    return {"name": token.name, "role": token.role, "site": token.site_id, "expires_at": expires_at}
 
 
 def revoke_token(session: Session, token_id: str) -> Token:

@@ -12,7 +12,7 @@ import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from sqlalchemy import select, text, update
 from sqlmodel import Session
 
 from hub import settlement
+from hub.audit import By, record
 from hub.command_states import CommandState
 from hub.database import Database
 from hub.errors import HubError
@@ -126,8 +127,10 @@ def back_up(url: str, file: Path, progress: Progress, *, overwrite: bool) -> Non
                 progress(1, 1)
 
 
-def restore(url: str, file: Path, now: datetime, progress: Progress) -> Restored:
+def restore(url: str, file: Path, now: datetime, progress: Progress, by: By) -> Restored:
     """Put a backup in the place of the database, which is kept aside. Nobody else may use it meanwhile.
+
+    by: who does it, for the restored audit; what came after the backup is in that of the database that is kept aside.
 
     Raises HubError; then the database is as it was.
     """
@@ -143,7 +146,7 @@ def restore(url: str, file: Path, now: datetime, progress: Progress) -> Restored
             raise BackupError(f"{file} is no backup of a {kind} database, which database.url asks for")
         aside = now.strftime("before-restore-%Y%m%dT%H%M%SZ")
         restore_it = _restore_sqlite if database.is_sqlite else _restore_postgresql
-        return restore_it(database, file, aside, now, progress)
+        return restore_it(database, file, aside, now, progress, by)
 
 
 @contextmanager
@@ -156,14 +159,16 @@ def _opened(url: str) -> Iterator[Database]:
         database.close()
 
 
-def _resumed(database: Database, version: str, now: datetime) -> Resumed:
+def _resumed(database: Database, version: str, file: Path, now: datetime, by: By) -> Resumed:
     """In one transaction, so that no hub finds the rows before they are fit to go on with."""
 
     def work(session: Session) -> Resumed:
         connection = session.connection()
         connection.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
         upgrade(connection)
-        return resume(session, now)
+        resumed = resume(session, now)
+        record(session, by, "restore", target=file.name, after=asdict(resumed))
+        return resumed
 
     return database.write_now(work)
 
@@ -235,14 +240,14 @@ def _check_sqlite(file: Path) -> str:
     return version
 
 
-def _restore_sqlite(database: Database, file: Path, aside: str, now: datetime, progress: Progress) -> Restored:
+def _restore_sqlite(database: Database, file: Path, aside: str, now: datetime, progress: Progress, by: By) -> Restored:
     path = _path(database)
     kept = path.with_name(f"{path.name}.{aside}")
     with _draft(path) as draft:
         _copy_sqlite(file, draft, progress)
         version = _check_sqlite(draft)
         with _opened(f"sqlite:///{draft}") as restored:
-            resumed = _resumed(restored, version, now)
+            resumed = _resumed(restored, version, file, now, by)
         if not path.exists():
             return Restored(resumed, None)
         _put_aside(path, kept)
@@ -267,7 +272,9 @@ def _put_aside(path: Path, kept: Path) -> None:
 # --- PostgreSQL --------------------------------------------------------------------------------------------------
 
 
-def _restore_postgresql(database: Database, file: Path, aside: str, now: datetime, progress: Progress) -> Restored:
+def _restore_postgresql(
+    database: Database, file: Path, aside: str, now: datetime, progress: Progress, by: By
+) -> Restored:
     """In one transaction: the schema with the old tables gets another name, and the new ones take its place."""
     schema = aside.replace("-", "_").lower()
     there_were_tables = database.read_now(lambda session: session.connection().execute(_HAS_TABLES).scalar_one())
@@ -287,7 +294,7 @@ def _restore_postgresql(database: Database, file: Path, aside: str, now: datetim
         how = ["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"]
         _run(database, "psql", [*how, *statements, f"--file={script}", "--command", _NOT_FIT_YET])
     progress(1, 1)
-    return Restored(_resumed(database, version, now), f"schema {schema}" if there_were_tables else None)
+    return Restored(_resumed(database, version, file, now, by), f"schema {schema}" if there_were_tables else None)
 
 
 _NOT_FIT_YET: Final = "UPDATE public.alembic_version SET version_num = 'half restored'"

@@ -9,12 +9,13 @@ from typing import Final
 
 from sqlmodel import Session
 
+from hub.audit import HUB, record
 from hub.child import tied_to_this_process
 from hub.data_dir import DataDir
 from hub.database import Database
 from hub.models import Site
 from hub.protocol.times import utc_now
-from hub.sites import add_site, numbered_feeders, rotate_secret
+from hub.sites import add_site, numbered_feeders, rotate_secret, told
 
 SITE: Final = "demo"
 FEEDERS: Final = 4
@@ -26,9 +27,12 @@ async def prepare(database: Database, data_dir: DataDir) -> Path:
     """The demo's site, made where it is missing; returns the file with its secret, which only the demo uses."""
 
     def work(session: Session) -> str:
-        if session.get(Site, SITE) is None:
-            return add_site(session, SITE, numbered_feeders(FEEDERS), "UTC", utc_now(), name="Demo farm").secret
-        return rotate_secret(session, SITE)
+        if session.get(Site, SITE) is not None:
+            record(session, HUB, "rotate_credentials", site=SITE)
+            return rotate_secret(session, SITE)
+        secret = add_site(session, SITE, numbered_feeders(FEEDERS), "UTC", utc_now(), name="Demo farm").secret
+        record(session, HUB, "create_site", site=SITE, after=told(session, SITE))
+        return secret
 
     return data_dir.put_secret(_SECRET_FILE, await database.write(work))
 

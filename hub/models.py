@@ -350,6 +350,41 @@ class Token(SQLModel, table=True):
     """Within a minute."""
 
 
+class AuditEntry(SQLModel, table=True):
+    """Somebody changed something, or was refused. The tables refuse every update; a deleted site's story stays."""
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (
+        Index("ix_audit_entry_site", "site_id", "id"),
+        Index("ix_audit_entry_actor", "actor", "id"),
+        Index(  # without what most entries are about: those need no index, and each change would pay for it
+            "ix_audit_entry_action",
+            "action",
+            "id",
+            sqlite_where=text("action <> 'set_config'"),
+            postgresql_where=text("action <> 'set_config'"),
+        ),
+    )
+
+    id: str = Field(primary_key=True, max_length=26)
+    """Of a command's entry: the command's."""
+    at: datetime = _moment()
+    actor: str = Field(max_length=100)
+    caller_id: str | None = Field(default=None, max_length=26)
+    """The token's or the person's."""
+    address: str = Field(default="", max_length=64)
+    action: str = Field(max_length=64)
+    """The operation's name, or the command's."""
+    site_id: str | None = Field(default=None, max_length=63)
+    target: str = Field(default="", max_length=100)
+    """A feeder, a person's login, a token's id ..."""
+    before: JsonObject | None = _json(default=None)
+    after: JsonObject | None = _json(default=None)
+    outcome: str | None = Field(default=None, max_length=16)
+    """`refused`; None: it was done, or became what the command tells."""
+    command_id: str | None = Field(default=None, max_length=26)
+
+
 class Monitor(SQLModel, table=True):
     """A tool's MQTT user that only reads: the broker's figures and, if it is a site's, that site's topics."""
 
@@ -432,6 +467,7 @@ class RolloutFeeder(SQLModel, table=True):
 
 SITE: Final = SQLModel.metadata.tables["site"]
 FEEDER: Final = SQLModel.metadata.tables["feeder"]
+AUDIT_ENTRY: Final = SQLModel.metadata.tables["audit_entry"]
 COMMAND: Final = SQLModel.metadata.tables["command"]
 COMMAND_STEP: Final = SQLModel.metadata.tables["command_step"]
 CONFIG_REVISION: Final = SQLModel.metadata.tables["config_revision"]

@@ -61,12 +61,13 @@ def list_monitors(session: Session) -> list[Monitor]:
     return list(session.exec(select(Monitor).order_by(Monitor.name)))
 
 
-def remove_monitor(session: Session, name: str) -> None:
-    """Raises NotFound."""
+def remove_monitor(session: Session, name: str) -> Monitor:
+    """As it was. Raises NotFound."""
     row = session.get(Monitor, name)
     if row is None:
         raise NotFound(f"There is no monitor {name}.")
     session.delete(row)
+    return row
 
 
 def monitor_of(session: Session, user: str, secret: bytes) -> Monitor | None:

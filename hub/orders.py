@@ -14,7 +14,8 @@ from sqlalchemy import select as sa_select
 from sqlmodel import Session, select
 from ulid import ULID
 
-from hub import settlement
+from hub import audit, settlement
+from hub.audit import By
 from hub.command_states import CommandState
 from hub.errors import ConfigChanged, ConfigUnknown, Fault, InvalidOrder, KeyReused, NotFound, Stopped
 from hub.feeders import add_revision, dose_duration, etag, faults_of, get_feeder, parse_config
@@ -55,7 +56,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What somebody wants done. `feeder` None: for the whole site."""
+    """What somebody wants done. `feeder` None: for the whole site. caller_id, address: whose it is and whence it came,
+    for the audit.
+    """
 
     site: str
     feeder: str | None
@@ -63,6 +66,8 @@ class Order:
     actor: str
     args: JsonObject = field(default_factory=dict)
     key: Key | None = None
+    caller_id: str | None = None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +181,18 @@ def _store(session: Session, order: Order, command: JsonObject, ready: "_Ready",
     command_id, waits = command["id"], command["state"] == CommandState.PENDING
     _INSERT_COMMAND.run(session, **command)
     (settlement.add_pending if waits else settlement.add_sent)(session, command_id, order.actor, now)
+    if order.name not in settlement.QUESTIONS:
+        audit.record_order(
+            session,
+            By(order.actor, order.caller_id, order.address),
+            command_id,
+            order.name,
+            now,
+            site=order.site,
+            feeder=order.feeder,
+            before=ready.reported,
+            after=ready.args if ready.config is None else ready.args["config"],
+        )
     if ready.config is not None:
         _give_out(session, order, ready, command_id, ready.in_flight_id if waits else command_id, now)
     if order.key is not None:
@@ -200,13 +217,15 @@ def _supersede(session: Session, waiting_id: str, by_id: str, now: datetime) -> 
 class _Ready:
     """An order that may be sent. `duration`: what it takes beyond beginning it. `config`: the feeder's change.
 
-    in_flight_id: the change of this feeder that is on its way. waiting_id: the one that waits.
+    reported: the feeder's config until now, where it is to change. in_flight_id: the change of this feeder that is on
+    its way. waiting_id: the one that waits.
     """
 
     args: JsonObject
     stop_epoch: int
     duration: timedelta = timedelta()
     config: messages.SetConfig | None = None
+    reported: JsonObject | None = None
     in_flight_id: str | None = None
     waiting_id: str | None = None
 
@@ -257,6 +276,7 @@ def _for_feeder(session: Session, order: Order, feeder: str, now: datetime) -> _
             change.model_dump(),
             target.stop_epoch,
             config=change,
+            reported=target.reported_config,
             in_flight_id=in_flight_id,
             waiting_id=None if pending_id == in_flight_id else pending_id,
         )

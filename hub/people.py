@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from ulid import ULID
 
 from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
-from hub.models import Person, PersonRole, Site
+from hub.models import JsonObject, Person, PersonRole, Site
 from hub.rights import Caller, Role
 
 MOST_ROLES: Final = 1000
@@ -89,6 +89,12 @@ def set_roles(session: Session, person_id: str, grants: Iterable[Grant]) -> None
 
 def grants_of(session: Session, person_id: str) -> list[Grant]:
     return _grants_of(session, [person_id])[person_id]
+
+
+def told(session: Session, person: Person) -> JsonObject:
+    """What a person is, for the audit."""
+    roles = [{"role": grant.role, "site": grant.site} for grant in grants_of(session, person.id)]
+    return {"name": person.name, "roles": roles}
 
 
 def caller_for(session: Session, person: Person, login_id: str) -> Caller:

@@ -1,4 +1,4 @@
-"""What is old enough to go: events, commands, config revisions, presence spans and idempotency keys.
+"""What is old enough to go: events, commands, config revisions, presence spans, idempotency keys and audit entries.
 
 It goes in small steps. `find_old` looks, in a transaction that only reads; `thin` deletes what it found, by primary
 key, in one that others hardly notice. Any number of hub processes may do so. What is open never goes, however old.
@@ -13,7 +13,17 @@ from sqlmodel import Session
 from ulid import ULID
 
 from hub.command_states import CommandState
-from hub.models import COMMAND, CONFIG_REVISION, FEEDER, FEEDER_EVENT, IDEMPOTENCY_KEY, PRESENCE, ROLLOUT, SITE
+from hub.models import (
+    AUDIT_ENTRY,
+    COMMAND,
+    CONFIG_REVISION,
+    FEEDER,
+    FEEDER_EVENT,
+    IDEMPOTENCY_KEY,
+    PRESENCE,
+    ROLLOUT,
+    SITE,
+)
 
 _ONE_AT_A_TIME: Final = 7204522
 """The advisory lock of whoever thins, in PostgreSQL."""
@@ -28,6 +38,7 @@ class Kept:
     revisions: timedelta | None = None
     presence: timedelta | None = None
     idempotency_keys: timedelta | None = None
+    audit: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ def find_old(session: Session, now: datetime, kept: Kept, at_most: int) -> list[
         (ROLLOUT, kept.commands, _old_rollouts),
         (FEEDER_EVENT, kept.events, _old_events),
         (PRESENCE, kept.presence, _old_presence),
+        (AUDIT_ENTRY, kept.audit, _old_audit_entries),
     ):
         if keep is not None and at_most > 0:
             keys = [tuple(row) for row in session.connection().execute(query(now - keep).limit(at_most))]
@@ -141,6 +153,11 @@ def _old_events(before: datetime) -> Select[Any]:
 
 def _old_presence(before: datetime) -> Select[Any]:
     return select(PRESENCE.c.id).where(PRESENCE.c.ended_at < before).order_by(PRESENCE.c.ended_at)
+
+
+def _old_audit_entries(before: datetime) -> Select[Any]:
+    entry = AUDIT_ENTRY.c.id
+    return select(entry).where(entry < _made_before(before)).order_by(entry)
 
 
 def _feeder_of(table: Table) -> tuple[ColumnElement[bool], ...]:

@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
 from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
 from hub.etags import etag_of, require_match
-from hub.models import SITE, Feeder, Site
+from hub.models import SITE, Feeder, JsonObject, Site
 from hub.protocol.topics import RESERVED_NAMES, is_id
 from hub.search import EVERYTHING, Search, as_sought, site_says
 from hub.statements import Statement
@@ -98,6 +98,13 @@ def get_site(session: Session, site: str) -> Site:
     if row is None:
         raise NotFound(f"There is no site {site}.")
     return row
+
+
+def told(session: Session, site: str) -> JsonObject:
+    """What a site is, for the audit. Raises NotFound."""
+    row = get_site(session, site)
+    feeders = session.exec(select(Feeder.id).where(Feeder.site_id == site).order_by(Feeder.id))
+    return {"name": row.name, "time_zone": row.time_zone, "feeders": list(feeders)}
 
 
 def require_site(session: Session, site: str) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from hub import backup
-from hub.cli.workplace import DataDirOption, workplace
+from hub.cli.workplace import DataDirOption, whoever_runs_this, workplace
 from hub.protocol.times import utc_now
 
 
@@ -36,7 +36,7 @@ def restore(
     """Put a backup in the place of the database, while no hub runs. The old database is kept aside."""
     place = workplace(context, data_dir)
     with place.data_dir.alone(), _bar("Restore") as progress:
-        restored = backup.restore(place.database_url, file, utc_now(), progress)
+        restored = backup.restore(place.database_url, file, utc_now(), progress, whoever_runs_this())
     resumed = restored.resumed
     typer.echo(f"Restored {file}.")
     if restored.aside is not None:

@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlmodel import Session
 
-from hub.cli.workplace import DataDirOption, JsonOption, print_json, workplace
-from hub.monitors import add_monitor, list_monitors, remove_monitor, username
+from hub.audit import Trail
+from hub.cli.workplace import DataDirOption, JsonOption, change, print_json, workplace
+from hub.monitors import NewMonitor, add_monitor, list_monitors, remove_monitor, username
 from hub.protocol.times import rfc3339, utc_now
 
 app = typer.Typer(no_args_is_help=True, help="MQTT users for tools that only read.")
@@ -23,9 +25,15 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Add a monitor: it reads the broker's figures ($SYS/#). Its MQTT secret is printed this once and kept nowhere."""
+
+    def work(session: Session, trail: Trail) -> NewMonitor:
+        made = add_monitor(session, name, site, utc_now())
+        trail.note(site=site, target=name)
+        return made
+
     place = workplace(context, data_dir)
     with place.database() as database:
-        made = database.write_now(lambda session: add_monitor(session, name, site, utc_now()))
+        made = change(database, "create_monitor", work)
     if as_json:
         mqtt = {"username": made.username, "secret": made.secret}
         print_json({"monitor": made.name, "site": made.site, "mqtt": mqtt})
@@ -62,6 +70,10 @@ def list_all(context: typer.Context, data_dir: DataDirOption = None, as_json: Js
 @app.command()
 def remove(context: typer.Context, name: NameArgument, data_dir: DataDirOption = None) -> None:
     """Remove a monitor. A running hub cuts its connections within a second."""
+
+    def work(session: Session, trail: Trail) -> None:
+        trail.note(site=remove_monitor(session, name).site_id, target=name)
+
     with workplace(context, data_dir).database() as database:
-        database.write_now(lambda session: remove_monitor(session, name))
+        change(database, "delete_monitor", work)
     typer.echo(f"Monitor {name} is removed. An external broker knows it until the next `feeder-hub export`.")

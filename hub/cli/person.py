@@ -10,12 +10,13 @@ from rich.table import Table
 from sqlmodel import Session
 
 from hub.accounts import new_secret
-from hub.cli.workplace import DataDirOption, JsonOption, print_json, workplace
+from hub.audit import Trail
+from hub.cli.workplace import DataDirOption, JsonOption, change, print_json, workplace
 from hub.errors import NotFound
 from hub.logins import end_logins
 from hub.models import Person
 from hub.passwords import check_password, hash_password
-from hub.people import Grant, add_person, check_login, delete_person, list_people, person_with_login, set_roles
+from hub.people import Grant, add_person, check_login, delete_person, list_people, person_with_login, set_roles, told
 from hub.protocol.times import rfc3339, utc_now
 from hub.rights import Role
 
@@ -47,10 +48,14 @@ def add(
     check_login(login)
     password, is_made = _password(login, password_file)
     hashed = hash_password(password)
+
+    def work(session: Session, trail: Trail) -> str:
+        row = add_person(session, login, name or login, hashed, grants, utc_now())
+        trail.note(target=login, after=told(session, row))
+        return row.id
+
     with workplace(context, data_dir).database() as database:
-        made = database.write_now(
-            lambda session: add_person(session, login, name or login, hashed, grants, utc_now()).id
-        )
+        made = change(database, "create_person", work)
     if as_json:
         print_json({"id": made, "login": login} | ({"password": password} if is_made else {}))
     else:
@@ -89,8 +94,15 @@ def change_roles(
 ) -> None:
     """Say all that a person is from now on; without --role they are nothing any more."""
     grants = [_grant(text) for text in roles or []]
+
+    def work(session: Session, trail: Trail) -> None:
+        row = _known(session, login)
+        before = told(session, row)
+        set_roles(session, row.id, grants)
+        trail.note(target=login, before=before, after=told(session, row))
+
     with workplace(context, data_dir).database() as database:
-        database.write_now(lambda session: set_roles(session, _known(session, login).id, grants))
+        change(database, "set_roles", work)
     typer.echo(f"{login}: {', '.join(map(_in_words, grants)) or 'no role'}.")
 
 
@@ -105,21 +117,28 @@ def change_password(
     password, is_made = _password(login, password_file)
     hashed = hash_password(password)
 
-    def work(session: Session) -> None:
+    def work(session: Session, trail: Trail) -> None:
         person = _known(session, login)
         person.password_hash = hashed
         end_logins(session, person.id)
+        trail.note(target=login)
 
     with workplace(context, data_dir).database() as database:
-        database.write_now(work)
+        change(database, "set_password", work)
     typer.echo(f"Password (shown this once): {password}" if is_made else f"{login} has a new password.")
 
 
 @app.command()
 def remove(context: typer.Context, login: LoginArgument, data_dir: DataDirOption = None) -> None:
     """Take a person away; what was done in this name stays."""
+
+    def work(session: Session, trail: Trail) -> None:
+        row = _known(session, login)
+        trail.note(target=login, before=told(session, row))
+        delete_person(session, row.id)
+
     with workplace(context, data_dir).database() as database:
-        database.write_now(lambda session: delete_person(session, _known(session, login).id))
+        change(database, "delete_person", work)
     typer.echo(f"{login} is no more.")
 
 

@@ -5,11 +5,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlmodel import Session
 
-from hub.cli.workplace import DataDirOption, JsonOption, print_json, workplace
+from hub.audit import Trail
+from hub.cli.workplace import DataDirOption, JsonOption, change, print_json, workplace
 from hub.feeders import list_feeders
 from hub.protocol.times import rfc3339, utc_now
-from hub.sites import MAX_FEEDERS, add_site, list_sites, numbered_feeders
+from hub.sites import MAX_FEEDERS, NewSite, add_site, list_sites, numbered_feeders, told
 
 app = typer.Typer(no_args_is_help=True, help="Farms and their MQTT credentials.")
 ALL = 10**9
@@ -25,10 +27,14 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Add a site. Its MQTT secret is printed this once and kept nowhere."""
+
+    def work(session: Session, trail: Trail) -> NewSite:
+        made = add_site(session, name, numbered_feeders(feeders), time_zone, utc_now())
+        trail.note(site=made.site, after=told(session, made.site))
+        return made
+
     with workplace(context, data_dir).database() as database:
-        made = database.write_now(
-            lambda session: add_site(session, name, numbered_feeders(feeders), time_zone, utc_now())
-        )
+        made = change(database, "create_site", work)
     if as_json:
         mqtt = {"username": made.site, "secret": made.secret}
         print_json({"site": made.site, "feeders": made.feeders, "mqtt": mqtt})

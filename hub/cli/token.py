@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlmodel import Session
 
-from hub.accounts import add_token, list_tokens, revoke_token
-from hub.cli.workplace import DataDirOption, JsonOption, print_json, workplace
+from hub.accounts import add_token, get_token_row, list_tokens, revoke_token, told
+from hub.audit import Trail
+from hub.cli.workplace import DataDirOption, JsonOption, change, print_json, workplace
 from hub.protocol.times import rfc3339, utc_now
 from hub.rights import Role
 
@@ -26,10 +28,16 @@ def add(
     as_json: JsonOption = False,
 ) -> None:
     """Make a token. It is printed this once; only its hash is kept."""
+    called = name or (f"{role}-{site}" if site else role)
+
+    def work(session: Session, trail: Trail) -> str:
+        made = add_token(session, role, site, called, utc_now())
+        row = get_token_row(session, made)
+        trail.note(site=site, target=row.id, after=told(row))
+        return made
+
     with workplace(context, data_dir).database() as database:
-        made = database.write_now(
-            lambda session: add_token(session, role, site, name or (f"{role}-{site}" if site else role), utc_now())
-        )
+        made = change(database, "create_token", work)
     if as_json:
         print_json({"token": made})
     else:
@@ -67,6 +75,12 @@ def revoke(
     data_dir: DataDirOption = None,
 ) -> None:
     """Take a token away. A running hub lets nobody in with it after a few seconds, and ends its live streams."""
+
+    def work(session: Session, trail: Trail) -> str:
+        row = revoke_token(session, token_id)
+        trail.note(site=row.site_id, target=row.id, before=told(row))
+        return row.name
+
     with workplace(context, data_dir).database() as database:
-        name = database.write_now(lambda session: revoke_token(session, token_id).name)
+        name = change(database, "revoke_token", work)
     typer.echo(f"Token {token_id} ({name}) is revoked.")

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlmodel import Session, SQLModel, select
 
 from hub import settlement
+from hub.audit import By
 from hub.backup import BackupError, Resumed, back_up, restore, resume
 from hub.command_states import CommandState
 from hub.database import Database
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.both_databases
 S = CommandState
 LATER = after(3600)
 NEW_CONFIG = CONFIG | {"meal_g": 300.0}
+BY = By("cli:anna")
 
 
 def nothing(_done: int, _total: int) -> None:
@@ -158,11 +160,12 @@ def test_a_backup_restores_what_was_there_and_what_came_since_is_aside(
     back_up(database_url, tmp_path / "backup", nothing, overwrite=False)
     since = hub.write_now(lambda session: placed(session, order("resume")).id)
     hub.close()
-    restored = restore(database_url, tmp_path / "backup", LATER, nothing)
+    restored = restore(database_url, tmp_path / "backup", LATER, nothing, BY)
     assert restored.resumed == Resumed(0, 1, 0)
     now = rows(database_url)
     assert {row[0] for row in now["command"]} == {kept}
-    changed = {"command", "command_step", "feeder", "site"}
+    assert len(now["audit_entry"]) == len(at_backup["audit_entry"]) + 1  # that it was restored, and by whom
+    changed = {"audit_entry", "command", "command_step", "feeder", "site"}
     assert {name: now[name] for name in now if name not in changed} == {
         name: at_backup[name] for name in at_backup if name not in changed
     }
@@ -180,7 +183,7 @@ def test_a_backup_restores_what_was_there_and_what_came_since_is_aside(
 def test_a_restored_database_can_be_backed_up_and_restored_again(database_url: str, tmp_path: Path) -> None:
     for turn in range(3):
         back_up(database_url, tmp_path / f"backup{turn}", nothing, overwrite=False)
-        restore(database_url, tmp_path / f"backup{turn}", after(3600 + turn), nothing)
+        restore(database_url, tmp_path / f"backup{turn}", after(3600 + turn), nothing, BY)
     assert {row[0] for row in rows(database_url)["site"]} == {SITE, "pond8"}
 
 
@@ -203,7 +206,7 @@ async def test_a_backup_while_rows_are_written_is_one_moment(
     ended.set()
     await asyncio.gather(*writers)
     await database.__aexit__(None, None, None)
-    await asyncio.to_thread(restore, database_url, file, LATER, nothing)
+    await asyncio.to_thread(restore, database_url, file, LATER, nothing, BY)
     now = rows(database_url)
     assert at_least <= len(now["command"]) <= at_most
     assert len(now["command_step"]) == 3 * len(now["command"])  # pending, sent, and unknown since
@@ -216,14 +219,14 @@ def test_a_file_that_is_there_is_not_overwritten_unless_that_is_asked_for(databa
         back_up(database_url, tmp_path / "backup", nothing, overwrite=False)
     assert (tmp_path / "backup").read_text() == "mine"
     back_up(database_url, tmp_path / "backup", nothing, overwrite=True)
-    restore(database_url, tmp_path / "backup", LATER, nothing)
+    restore(database_url, tmp_path / "backup", LATER, nothing, BY)
 
 
 def test_a_file_that_is_no_backup_changes_nothing(database_url: str, tmp_path: Path) -> None:
     before = rows(database_url)
     (tmp_path / "text").write_text("these are no tables")
     with pytest.raises(BackupError, match="no backup of a"):
-        restore(database_url, tmp_path / "text", LATER, nothing)
+        restore(database_url, tmp_path / "text", LATER, nothing, BY)
     assert rows(database_url) == before
 
 
@@ -233,7 +236,7 @@ def test_a_damaged_backup_changes_nothing(database_url: str, tmp_path: Path) -> 
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BackupError):
-        restore(database_url, file, LATER, nothing)
+        restore(database_url, file, LATER, nothing, BY)
     assert rows(database_url) == before
 
 
@@ -253,7 +256,7 @@ def test_a_backup_of_a_newer_hub_is_refused_and_changes_nothing(
         return
     before = rows(database_url)
     with pytest.raises(DatabaseError, match="newer"):
-        restore(database_url, file, LATER, nothing)
+        restore(database_url, file, LATER, nothing, BY)
     assert rows(database_url) == before
 
 
@@ -268,7 +271,7 @@ def test_a_restore_that_was_interrupted_keeps_hubs_from_starting_and_can_be_done
 
     monkeypatch.setattr("hub.backup.resume", is_killed)
     with pytest.raises(KeyboardInterrupt):
-        restore(database_url, tmp_path / "backup", LATER, nothing)
+        restore(database_url, tmp_path / "backup", LATER, nothing, BY)
     monkeypatch.undo()
     with contextlib.closing(Database(database_url)) as database:
         if database.is_sqlite:
@@ -276,7 +279,7 @@ def test_a_restore_that_was_interrupted_keeps_hubs_from_starting_and_can_be_done
         else:
             with pytest.raises(DatabaseError, match="half restored"):
                 database.migrate()
-    assert restore(database_url, tmp_path / "backup", after(3601), nothing).aside is not None
+    assert restore(database_url, tmp_path / "backup", after(3601), nothing, BY).aside is not None
     assert len(rows(database_url)["feeder"]) == 4
 
 
@@ -286,7 +289,7 @@ def test_an_empty_database_is_not_backed_up_and_may_be_restored_into(
     with pytest.raises(BackupError):
         back_up(empty_url, tmp_path / "nothing", nothing, overwrite=False)
     back_up(database_url, tmp_path / "backup", nothing, overwrite=False)
-    assert restore(empty_url, tmp_path / "backup", LATER, nothing).aside is None
+    assert restore(empty_url, tmp_path / "backup", LATER, nothing, BY).aside is None
     assert rows(empty_url)["token"] == rows(database_url)["token"]
     assert len(rows(empty_url)["feeder"]) == 4
 
@@ -299,4 +302,4 @@ def test_while_another_hub_is_connected_postgresql_is_not_restored(
     if hub.is_sqlite:
         return  # the lock of the data directory keeps it out there
     with pytest.raises(BackupError, match="connected"):
-        restore(database_url, tmp_path / "backup", LATER, nothing)
+        restore(database_url, tmp_path / "backup", LATER, nothing, BY)

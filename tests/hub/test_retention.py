@@ -20,6 +20,7 @@ from hub.models import (
     COMMAND,
     FEEDER_EVENT,
     PRESENCE,
+    AuditEntry,
     Command,
     CommandStep,
     ConfigRevision,
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.both_databases
 S = CommandState
 YEAR = timedelta(days=365)
 LONG_AGO = NOW - 2 * YEAR
-ALL_KINDS = Kept(YEAR, YEAR, YEAR, YEAR, YEAR)
+ALL_KINDS = Kept(YEAR, YEAR, YEAR, YEAR, YEAR, YEAR)
 
 
 def command(session: Session, at: datetime, to: CommandState = S.APPLIED, **fields: Any) -> str:
@@ -80,9 +81,10 @@ def test_what_is_old_goes_and_what_is_young_stays(session: Session) -> None:
         revision(session, at, 1)
         session.connection().execute(insert(FEEDER_EVENT), event(at))
         session.add(Presence(site_id=SITE, session="s", began_at=at, ended_at=at))
+        session.add(AuditEntry(id=str(ULID.from_datetime(at)), at=at, actor="anna", action="x"))
         session.flush()
-    assert thin_all(session) == 8
-    for table in (Command, CommandStep, ConfigRevision, FeederEvent, Presence):
+    assert thin_all(session) == 10
+    for table in (AuditEntry, Command, CommandStep, ConfigRevision, FeederEvent, Presence):
         assert left(session, table) == 2, table
     assert thin_all(session) == 0
 
