@@ -25,6 +25,7 @@ from http_api.schemas import (
     RevisionView,
 )
 from hub import feeders, sites, tags
+from hub.audit import Trail
 from hub.daily import daily_sums
 from hub.errors import InvalidOrder, NotFound
 from hub.models import Command, Feeder, FeederEvent, JsonObject
@@ -33,6 +34,7 @@ from hub.protocol.messages import FeederConfig
 from hub.protocol.times import utc_now
 from hub.protocol.topics import is_id
 from hub.rights import Right
+from hub.tags import of_feeders
 
 
 async def list_feeders(call: Call) -> Response:
@@ -83,9 +85,14 @@ async def get_feeder(call: Call) -> Response:
 async def patch_feeder(call: Call) -> Response:
     body: FeederPatch = call.body
     if_match = call.request.headers.get("if-match")
-    await call.services.database.write(
-        lambda session: feeders.change_feeder(session, call.site, call.feeder, body.tags, if_match)
-    )
+
+    def work(session: Session, trail: Trail) -> None:
+        before = of_feeders(session, [(call.site, call.feeder)])[call.site, call.feeder]
+        feeders.change_feeder(session, call.site, call.feeder, body.tags, if_match)
+        after = of_feeders(session, [(call.site, call.feeder)])[call.site, call.feeder]
+        trail.note(target=call.feeder, before={"tags": before}, after={"tags": after})
+
+    await call.change(work)
     return await get_feeder(call)
 
 

@@ -24,7 +24,7 @@ from hub.rollout_plan import Change
 from hub.rollout_rules import Part, RolloutState
 
 
-async def preview(call: Call) -> Response:
+async def preview_rollout(call: Call) -> Response:
     body, query = call.body, call.query
     after = number_cursor(query.cursor) or 0
     planned = await call.services.rollouts.preview(
@@ -44,7 +44,7 @@ async def preview(call: Call) -> Response:
     )
 
 
-async def start(call: Call) -> Response:
+async def start_rollout(call: Call) -> Response:
     body: RolloutBody = call.body
     same = body.model_dump(mode="json", exclude_unset=True)
     draft = rows.Draft(
@@ -56,7 +56,7 @@ async def start(call: Call) -> Response:
         body.queue_for_s,
         idempotency_key(call.request, call.caller.id, same),
     )
-    row = await call.services.rollouts.start(call.caller, body.selection.selection(), draft)
+    row = await call.services.rollouts.start(call.caller, body.selection.selection(), draft, call.by)
     answer = await _answer(call, row.id)
     answer.status_code = 201
     answer.headers["Location"] = f"/api/v1/rollouts/{row.id}"
@@ -87,7 +87,7 @@ async def get_rollout(call: Call) -> Response:
     return await _answer(call, _id(call))
 
 
-async def list_parts(call: Call) -> Response:
+async def list_rollout_feeders(call: Call) -> Response:
     query: PartsQuery = call.query
     after = number_cursor(query.cursor)
 
@@ -101,15 +101,15 @@ async def list_parts(call: Call) -> Response:
     return page_answer(call, Page[PartView], items, page[-1].position if more else None)
 
 
-async def pause(call: Call) -> Response:
+async def pause_rollout(call: Call) -> Response:
     return await _turn_to(call, RolloutState.PAUSED)
 
 
-async def resume(call: Call) -> Response:
+async def resume_rollout(call: Call) -> Response:
     return await _turn_to(call, RolloutState.RUNNING)
 
 
-async def cancel(call: Call) -> Response:
+async def cancel_rollout(call: Call) -> Response:
     return await _turn_to(call, RolloutState.CANCELLED)
 
 
@@ -121,7 +121,7 @@ async def _turn_to(call: Call, state: RolloutState) -> Response:
     sites = await call.services.database.read(work)
     if not all(call.caller.may(Right.OPERATE, site) for site in sites):
         raise NotAllowed(f"This needs the right to {Right.OPERATE} at every site of the rollout.")
-    await call.services.rollouts.turn_to(_id(call), state, call.caller.actor)
+    await call.services.rollouts.turn_to(_id(call), state, call.by)
     return await _answer(call, _id(call))
 
 
@@ -147,7 +147,7 @@ OPERATIONS = (
         "POST",
         "/rollout-previews",
         Right.OPERATE,
-        preview,
+        preview_rollout,
         "What a rollout would change, feeder by feeder, and what would be refused; nothing is sent",
         {200: ("A page of feeders, with the sums of all", PreviewView)},
         body=RolloutBody,
@@ -157,7 +157,7 @@ OPERATIONS = (
         "POST",
         _ROLLOUTS,
         Right.OPERATE,
-        start,
+        start_rollout,
         "Start a rollout: one change for many feeders, a few at a time",
         {201: ("The rollout, which goes on by itself", RolloutView)},
         sends={201: ("Location",)},
@@ -187,7 +187,7 @@ OPERATIONS = (
         "GET",
         _ROLLOUT + "/feeders",
         Right.READ,
-        list_parts,
+        list_rollout_feeders,
         "What has become of each feeder's part, in the order of their turns",
         {200: ("A page of feeders", Page[PartView])},
         query=PartsQuery,
@@ -197,17 +197,19 @@ OPERATIONS = (
         "POST",
         _ROLLOUT + "/pause",
         Right.OPERATE,
-        pause,
+        pause_rollout,
         "Send no more of it for now; what was sent ends",
         _AS_IT_IS,
         problems=_TURNED,
     ),
-    Operation("POST", _ROLLOUT + "/resume", Right.OPERATE, resume, "Go on with it", _AS_IT_IS, problems=_TURNED),
+    Operation(
+        "POST", _ROLLOUT + "/resume", Right.OPERATE, resume_rollout, "Go on with it", _AS_IT_IS, problems=_TURNED
+    ),
     Operation(
         "POST",
         _ROLLOUT + "/cancel",
         Right.OPERATE,
-        cancel,
+        cancel_rollout,
         "End it: who waits is skipped, what was sent ends",
         _AS_IT_IS,
         problems=_TURNED,

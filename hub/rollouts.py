@@ -15,6 +15,7 @@ from sqlmodel import Session
 from ulid import ULID
 
 from hub import rollout_rows as rows
+from hub.audit import By, Trail, recorded
 from hub.commands import Commands
 from hub.database import AWAY, Database, why_away
 from hub.errors import DesktopOffline, HubError, InvalidOrder, NotAllowed, NotFound, Unavailable
@@ -32,6 +33,12 @@ from hub.tasks import END_WITHIN_S, GoingOn
 LOOK_EVERY_S: Final = 0.25
 """While a rollout goes on."""
 IDLE_LOOK_EVERY_S: Final = 1.0
+
+_TURNS: Final = {
+    RolloutState.PAUSED: "pause_rollout",
+    RolloutState.RUNNING: "resume_rollout",
+    RolloutState.CANCELLED: "cancel_rollout",
+}
 
 log = structlog.get_logger()
 
@@ -78,7 +85,7 @@ class Rollouts:
         # Many configs are checked, which is work for a while.
         return await asyncio.to_thread(plan_of, chosen, change, by_site, may_wait=may_wait)
 
-    async def start(self, caller: Caller, selection: Selection, draft: Draft) -> Rollout:
+    async def start(self, caller: Caller, selection: Selection, draft: Draft, by: By) -> Rollout:
         """Raises InvalidOrder, NotFound, NotAllowed, KeyReused; then there is no rollout."""
         earlier = await self._database.read(lambda session: rows.made_before(session, draft.key))
         if earlier is not None:
@@ -89,14 +96,26 @@ class Rollouts:
                 raise each.refusal
         if not planned:
             raise InvalidOrder("The selection has no feeder.")
-        made = await self._database.write(lambda session: rows.make(session, draft, planned, utc_now()))
+
+        def work(session: Session, trail: Trail) -> Rollout:
+            row = rows.make(session, draft, planned, utc_now())
+            trail.note(target=row.id, after={"name": draft.change.name, "patch": draft.change.patch})
+            return row
+
+        made = await self._database.write(recorded(by, "start_rollout", None, work))
         await self._tell(made.id)
         self._wanted.set()
         return made
 
-    async def turn_to(self, rollout_id: str, state: RolloutState, by: str) -> Rollout:
+    async def turn_to(self, rollout_id: str, state: RolloutState, by: By) -> Rollout:
         """Pause, resume or cancel it. Raises RolloutEnded, NotFound."""
-        row = await self._database.write(lambda session: rows.turn_to(session, rollout_id, state, by, utc_now()))
+
+        def work(session: Session, trail: Trail) -> Rollout:
+            row = rows.turn_to(session, rollout_id, state, by.actor, utc_now())
+            trail.note(target=rollout_id, after={"state": state})
+            return row
+
+        row = await self._database.write(recorded(by, _TURNS[state], None, work))
         await self._tell(rollout_id)
         self._wanted.set()
         return row

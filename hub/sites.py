@@ -104,7 +104,8 @@ def told(session: Session, site: str) -> JsonObject:
     """What a site is, for the audit. Raises NotFound."""
     row = get_site(session, site)
     feeders = session.exec(select(Feeder.id).where(Feeder.site_id == site).order_by(Feeder.id))
-    return {"name": row.name, "time_zone": row.time_zone, "feeders": list(feeders)}
+    tags = of_sites(session, [site])[site]
+    return {"name": row.name, "time_zone": row.time_zone, "tags": tags, "feeders": list(feeders)}
 
 
 def require_site(session: Session, site: str) -> int:

@@ -33,11 +33,15 @@ class Allowed:
 
 
 _CHANGES = ("put_config", "patch_config", "restore_revision")
-_NUMBERED = ("list_revisions", "list_presence", "list_all_feeders", "list_parts", "preview")
+_NUMBERED = ("list_revisions", "list_presence", "list_all_feeders", "list_rollout_feeders", "preview_rollout")
 ALLOWED = (
     Allowed(_CHANGES, (412,), "If-Match may name another config than the one that the farm has"),
     Allowed(("patch_site", "patch_feeder"), (412,), "If-Match may name something else than what is there"),
-    Allowed(("start", "preview"), (422,), "a selection has feeders and a change has a field, which no schema says"),
+    Allowed(
+        ("start_rollout", "preview_rollout"),
+        (422,),
+        "a selection has feeders and a change has a field, which no schema says",
+    ),
     Allowed(("put_config", "patch_config"), (422,), "a config's fields have to fit together, which no schema says"),
     Allowed(("command_feeder",), (422,), "a dose has to fit into the day, and after the pause since the last one"),
     Allowed(("command_feeder",), (428,), "only `feed` needs an Idempotency-Key"),

@@ -7,6 +7,7 @@ import pytest
 from sqlmodel import Session, update
 
 from hub import rollout_rows as rows
+from hub.audit import By
 from hub.errors import KeyReused, NotAllowed, NotFound, RolloutEnded
 from hub.feeders import take_state
 from hub.models import ROLLOUT, Rollout
@@ -21,6 +22,7 @@ from tests.hub.conftest import NOW, Overheard, Process, StartProcess, after, sta
 
 pytestmark = pytest.mark.both_databases
 
+BY = By("token:anna")
 CALLER = Caller("01J00000000000000000000000", "anna", {None: frozenset({Role.OPERATOR})})
 EVERYTHING = Selection(everything=True)
 FEEDERS = [("pond7", "f1"), ("pond7", "f2"), ("pond8", "f1"), ("pond8", "f2")]
@@ -86,7 +88,7 @@ async def test_every_feeder_gets_it_once_the_canary_first(process: Process) -> N
     answers(process, lambda command, feeder: "applied")
     rollouts = driver_of(process)
     async with Overheard(process.stream) as overheard:
-        made = await rollouts.start(CALLER, EVERYTHING, draft())
+        made = await rollouts.start(CALLER, EVERYTHING, draft(), BY)
         row = await settled(process, rollouts, made.id)
         await overheard.settled()
     assert (row.state, row.reason) == (RolloutState.FINISHED, None)
@@ -102,7 +104,7 @@ async def test_a_canary_that_is_rejected_aborts_and_nobody_else_is_sent_anything
     await known(process)
     answers(process, lambda command, feeder: "rejected")
     rollouts = driver_of(process)
-    made = await rollouts.start(CALLER, EVERYTHING, draft(canaries=2))
+    made = await rollouts.start(CALLER, EVERYTHING, draft(canaries=2), BY)
     row = await settled(process, rollouts, made.id)
     assert row.state == RolloutState.ABORTED
     assert row.reason
@@ -115,7 +117,7 @@ async def test_others_wait_until_every_canary_has_ended(process: Process) -> Non
     await known(process)
     answers(process, lambda command, feeder: "silent")
     rollouts = driver_of(process)
-    made = await rollouts.start(CALLER, EVERYTHING, draft())
+    made = await rollouts.start(CALLER, EVERYTHING, draft(), BY)
     for _ in range(3):
         await rollouts.look()
     [canary] = process.link.said("set_config")
@@ -129,7 +131,7 @@ async def test_what_cannot_be_changed_is_left_out_and_a_second_rollout_only_does
     await known(process)
     answers(process, lambda command, feeder: "applied")
     rollouts = driver_of(process)
-    first = await rollouts.start(CALLER, Selection(feeders=(("pond7", "f1"),)), draft())
+    first = await rollouts.start(CALLER, Selection(feeders=(("pond7", "f1"),)), draft(), BY)
     await settled(process, rollouts, first.id)
     planned = await rollouts.preview(CALLER, EVERYTHING, MORE, may_wait=False)
     assert [each.is_needless for each in planned] == [True, False, False, False]
@@ -137,7 +139,7 @@ async def test_what_cannot_be_changed_is_left_out_and_a_second_rollout_only_does
     assert planned[1].after == {"meal_g": 300.0}
     too_much = await rollouts.preview(CALLER, EVERYTHING, Change("set_config", {"meal_g": 1e6}), may_wait=False)
     assert [fault.field for fault in getattr(too_much[0].refusal, "faults", ())] == ["meal_g"]
-    second = await rollouts.start(CALLER, EVERYTHING, draft())
+    second = await rollouts.start(CALLER, EVERYTHING, draft(), BY)
     await settled(process, rollouts, second.id)
     assert (await parts(process, second.id))["pond7/f1"] == Part.LEFT_OUT
     assert len(process.link.said("set_config")) == len(FEEDERS)
@@ -147,12 +149,12 @@ async def test_a_site_that_is_away_is_refused_or_waited_for(process: Process) ->
     await known(process, "pond7")
     answers(process, lambda command, feeder: "applied")
     rollouts = driver_of(process)
-    refused = await rollouts.start(CALLER, EVERYTHING, draft())
+    refused = await rollouts.start(CALLER, EVERYTHING, draft(), BY)
     await settled(process, rollouts, refused.id)
     found = await parts(process, refused.id)
     assert [found["pond8/f1"], found["pond7/f1"]] == [Part.LEFT_OUT, Part.APPLIED]
 
-    waits = await rollouts.start(CALLER, EVERYTHING, draft(queue_for_s=3600))
+    waits = await rollouts.start(CALLER, EVERYTHING, draft(queue_for_s=3600), BY)
     for _ in range(3):
         await rollouts.look()
     assert (await parts(process, waits.id))["pond8/f1"] == Part.WAITING
@@ -165,7 +167,7 @@ async def test_who_waited_too_long_for_its_site_is_refused(process: Process) -> 
     await known(process, "pond7")
     rollouts = driver_of(process)
     selection = Selection(sites=("pond8",))
-    made = await rollouts.start(CALLER, selection, draft(queue_for_s=0.05))
+    made = await rollouts.start(CALLER, selection, draft(queue_for_s=0.05), BY)
     row = await settled(process, rollouts, made.id)
     assert row.state == RolloutState.ABORTED  # the canary never came to its turn
     assert set((await parts(process, made.id)).values()) == {Part.REFUSED, Part.SKIPPED}
@@ -176,17 +178,17 @@ async def test_a_paused_one_sends_nothing_and_a_cancelled_one_never_goes_on(proc
     await known(process)
     answers(process, lambda command, feeder: "applied")
     rollouts = driver_of(process)
-    made = await rollouts.start(CALLER, EVERYTHING, draft())
-    await rollouts.turn_to(made.id, RolloutState.PAUSED, "anna")
+    made = await rollouts.start(CALLER, EVERYTHING, draft(), BY)
+    await rollouts.turn_to(made.id, RolloutState.PAUSED, BY)
     await rollouts.look()
     assert process.link.said("set_config") == []
-    await rollouts.turn_to(made.id, RolloutState.CANCELLED, "ben")
+    await rollouts.turn_to(made.id, RolloutState.CANCELLED, By("ben"))
     row = await settled(process, rollouts, made.id)
     assert (row.state, row.ended_by) == (RolloutState.CANCELLED, "ben")
     assert set((await parts(process, made.id)).values()) == {Part.SKIPPED}
-    assert (await rollouts.turn_to(made.id, RolloutState.CANCELLED, "carl")).ended_by == "ben"
+    assert (await rollouts.turn_to(made.id, RolloutState.CANCELLED, By("carl"))).ended_by == "ben"
     with pytest.raises(RolloutEnded):
-        await rollouts.turn_to(made.id, RolloutState.RUNNING, "anna")
+        await rollouts.turn_to(made.id, RolloutState.RUNNING, BY)
 
 
 async def test_another_process_goes_on_where_a_driver_died_and_sends_nothing_twice(
@@ -197,7 +199,7 @@ async def test_another_process_goes_on_where_a_driver_died_and_sends_nothing_twi
     answers(one, lambda command, feeder: "applied")
     answers(other, lambda command, feeder: "applied")
     dying, heir = driver_of(one), driver_of(other)
-    made = await dying.start(CALLER, EVERYTHING, draft())
+    made = await dying.start(CALLER, EVERYTHING, draft(), BY)
     now = utc_now()
     # It takes the lease, claims the canary, publishes it, and dies before it has noted that.
     assert await one.database.write(lambda session: rows.take_lease(session, made.id, dying._driver, now))
@@ -227,7 +229,7 @@ async def test_two_drivers_at_once_send_every_change_once(start_process: StartPr
     for process in (one, other):
         answers(process, lambda command, feeder: "applied")
     async with driver_of(one) as first, driver_of(other):
-        made = await first.start(CALLER, EVERYTHING, draft())
+        made = await first.start(CALLER, EVERYTHING, draft(), BY)
 
         async def has_settled() -> bool:
             row = await one.database.read(lambda session: session.get_one(Rollout, made.id))
@@ -242,10 +244,10 @@ async def test_a_broker_that_is_away_leaves_it_waiting_and_after_a_cancel_nothin
     await known(process)
     process.link.connected = False
     rollouts = driver_of(process)
-    made = await rollouts.start(CALLER, EVERYTHING, draft())
+    made = await rollouts.start(CALLER, EVERYTHING, draft(), BY)
     await rollouts.look()
     assert set((await parts(process, made.id)).values()) == {Part.WAITING}
-    await rollouts.turn_to(made.id, RolloutState.CANCELLED, "anna")
+    await rollouts.turn_to(made.id, RolloutState.CANCELLED, BY)
     process.link.connected = True
     await settled(process, rollouts, made.id)
     assert process.link.said("set_config") == []
@@ -255,22 +257,22 @@ async def test_the_same_key_starts_one_rollout(process: Process) -> None:
     await known(process)
     rollouts = driver_of(process)
     key = Key(CALLER.id, "k", "same")
-    first = await rollouts.start(CALLER, EVERYTHING, draft(key=key))
-    assert (await rollouts.start(CALLER, EVERYTHING, draft(key=key))).id == first.id
+    first = await rollouts.start(CALLER, EVERYTHING, draft(key=key), BY)
+    assert (await rollouts.start(CALLER, EVERYTHING, draft(key=key), BY)).id == first.id
     with pytest.raises(KeyReused):
-        await rollouts.start(CALLER, EVERYTHING, draft(key=Key(CALLER.id, "k", "other")))
+        await rollouts.start(CALLER, EVERYTHING, draft(key=Key(CALLER.id, "k", "other")), BY)
 
 
 async def test_it_takes_the_right_at_every_site_and_a_part_is_seen_by_who_sees_the_site(process: Process) -> None:
     await known(process)
     rollouts = driver_of(process)
-    made = await rollouts.start(CALLER, EVERYTHING, draft())
+    made = await rollouts.start(CALLER, EVERYTHING, draft(), BY)
     mine = Caller("x", "x", {"pond7": frozenset({Role.OPERATOR}), "pond8": frozenset({Role.VIEWER})})
     neighbour = Caller("y", "y", {"pond8": frozenset({Role.OPERATOR})})
     with pytest.raises(NotAllowed):
-        await rollouts.start(mine, Selection(sites=("pond7", "pond8")), draft())
+        await rollouts.start(mine, Selection(sites=("pond7", "pond8")), draft(), BY)
     with pytest.raises(NotFound):
-        await rollouts.start(neighbour, Selection(feeders=(("pond7", "f1"),)), draft())
+        await rollouts.start(neighbour, Selection(feeders=(("pond7", "f1"),)), draft(), BY)
     only = await rollouts.preview(neighbour, EVERYTHING, MORE, may_wait=False)
     assert {each.site for each in only} == {"pond8"}
 
