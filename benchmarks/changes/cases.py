@@ -113,7 +113,7 @@ async def _hub(
         if alive:
             await echo.say(port=mqtt_port or own_mqtt_port, secret=site["mqtt"]["secret"])
             await echo.hear(READY_WITHIN_S)
-            await _until_alive(http_port, token)
+            await until_alive(http_port, token)
         yield _Hub(hub, load, http_port, token)
 
 
@@ -131,7 +131,7 @@ async def hub_greeting(hub: Child) -> tuple[int, int, str]:
     return http_port, mqtt_port, token
 
 
-async def _until_alive(http_port: int, token: str) -> None:
+async def until_alive(http_port: int, token: str) -> None:
     request = urllib.request.Request(
         f"http://127.0.0.1:{http_port}/api/v1/sites/{SITE}/liveness", headers={"Authorization": f"Bearer {token}"}
     )
