@@ -99,12 +99,12 @@ def _responses(operation: Operation, refs: Refs) -> dict[str, Any]:
         responses[str(status)] = {"description": description}
         if model is not None:
             responses[str(status)]["content"] = {"application/json": {"schema": refs[model, "serialization"]}}
-    possible = [problems.INVALID, *operation.problems]
+    possible = [problems.INVALID, problems.TOO_MANY, *operation.problems]
     if operation.right is not None:
         possible += [problems.NO_LOGIN, problems.NOT_ALLOWED]
     if operation.body is not None:
-        possible.append(problems.TOO_LARGE)
-    for kind in possible:
+        possible += [problems.TOO_LARGE, problems.REQUEST_TIMEOUT]
+    for kind in dict.fromkeys(possible):
         described = responses.setdefault(
             str(kind.status),
             {

@@ -17,6 +17,8 @@ from benchmarks.rounds import Case
 from benchmarks.servers import READY_WITHIN_S, mosquitto, redis_server
 
 _PAUSE_S: Final = 0.02
+UNLIMITED_CALLS: Final[dict[str, object]] = {"http__max_calls_per_s": 0, "http__max_calls_per_s_per_address": 0}
+"""All of the load is one token's, from one address."""
 
 
 BARE: Final = "bare PUT"
@@ -105,7 +107,7 @@ async def _hub(
     )
     serve = [*FEEDER_HUB, "serve", "--data-dir", str(data_dir), "--http-port", "0", "--mqtt-port", "0"]
     async with (
-        Child.started(f"hub_{name}", serve, work_dir, settings) as hub,
+        Child.started(f"hub_{name}", serve, work_dir, UNLIMITED_CALLS | settings) as hub,
         Child.started(f"echo_{name}", module("changes.echo_desktop"), work_dir) as echo,
         Child.started(f"load_{name}", module("changes.http_load"), work_dir) as load,
     ):

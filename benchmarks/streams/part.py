@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from benchmarks.changes.cases import hub_greeting, until_alive
+from benchmarks.changes.cases import UNLIMITED_CALLS, hub_greeting, until_alive
 from benchmarks.changes.change import SITE
 from benchmarks.load import LAST_ANSWERS_WITHIN_S, Measured
 from benchmarks.processes import FEEDER_HUB, Child, module, output_of
@@ -40,7 +40,7 @@ async def steps(work_dir: Path, seconds: float, clients: int) -> AsyncIterator[l
     )
     serve = [*FEEDER_HUB, "serve", "--data-dir", str(data_dir), "--http-port", "0", "--mqtt-port", "0"]
     async with (
-        Child.started("hub_streams", serve, work_dir, {"stream__max_per_caller": 0}) as hub,
+        Child.started("hub_streams", serve, work_dir, {"stream__max_per_caller": 0} | UNLIMITED_CALLS) as hub,
         Child.started("crowd", module("streams.crowd"), work_dir) as crowd,
         Child.started("paced", module("streams.paced_load"), work_dir) as load,
     ):
