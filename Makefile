@@ -14,7 +14,7 @@ ENV_STAMP  := $(VENV)/.installed
 
 # Programs the tests run beside the hub, each with the Debian package it comes from.
 PROGRAMS   := mosquitto:mosquitto mosquitto_pub:mosquitto-clients redis-server:redis-server postgres:postgresql \
-              node:nodejs npm:npm chromium:chromium
+              node:nodejs npm:npm chromium:chromium nginx:nginx
 MQTT_JS    := tests/interop/node_modules
 
 # Debian keeps servers in /usr/sbin, which is not on everybody's path, and PostgreSQL's by version.

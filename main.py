@@ -24,6 +24,7 @@ import uvicorn
 import uvloop
 from prometheus_client import REGISTRY
 from sqlmodel import Session
+from starlette.types import ASGIApp
 
 from broker.addresses import network_of
 from broker.certificates import TlsFault, TlsFiles
@@ -36,13 +37,16 @@ from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
 from http_api import cli as api
 from http_api.app import create_app
-from http_api.one_write import OneWriteProtocol
+from http_api.bounds import Bounds, protocol, watch
+from http_api.headers import Headers
 from http_api.operations import Services
+from http_api.proxies import BehindProxies
 from http_api.service import BrokerFigures
 from http_api.streams import Streams
 from hub import audit, checkup, demo, logs, presence
 from hub.accounts import add_token, get_token_row, has_tokens
 from hub.accounts import told as token_told
+from hub.call_limits import CallLimits
 from hub.cli import backup, doctor, export, monitor, person, rollout, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
@@ -114,7 +118,7 @@ async def run(settings: Settings, *, with_demo: bool) -> None:
     with data_dir.alone(), http_socket(settings) as listening:
         async with contextlib.AsyncExitStack() as stack:
             services, broker_urls = await stack.enter_async_context(hub_parts(settings, data_dir))
-            await stack.enter_async_context(http_server(services, listening))
+            await stack.enter_async_context(http_server(settings, services, listening))
             if with_demo:
                 secret_file = await demo.prepare(services.database, data_dir)
                 heartbeat_s = settings.liveness.heartbeat_s
@@ -143,6 +147,8 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
         stream = await stack.enter_async_context(LiveStream(store, settings.stream.keep_events, hub_id))
         streams = await stack.enter_async_context(Streams(database, stream, settings.stream.max_per_caller))
         tasks = await stack.enter_async_context(Tasks())
+        per_s = settings.http.max_calls_per_s, settings.http.max_calls_per_s_per_address
+        call_limits = await stack.enter_async_context(CallLimits(store, *per_s))
         liveness = LivenessKeys(store, settings.liveness.ttl_s)
         lines = await stack.enter_async_context(QuietLines())
         rejects = Rejects(store, lines)
@@ -187,7 +193,8 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 rollouts=rollouts,
                 broker=broker,
                 topics=topics,
-                max_body_bytes=settings.http.max_body_bytes,
+                bounds=bounds_of(settings),
+                call_limits=call_limits,
                 version=version("feeder-hub"),
             ),
             broker_urls,
@@ -385,6 +392,19 @@ def how_to_listen(error: OSError, section: str, option: str = "port") -> str:
     return f"{error.strerror or error}. {section}.{host} must be an address of this machine."
 
 
+def bounds_of(settings: Settings) -> Bounds:
+    """What the settings say of requests."""
+    http = settings.http
+    return Bounds(
+        http.max_body_bytes,
+        http.max_json_depth,
+        http.max_json_values,
+        http.max_request_line_bytes,
+        http.max_head_bytes,
+        http.request_timeout_s,
+    )
+
+
 class Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: the hub decides in which order things stop."""
 
@@ -394,21 +414,28 @@ class Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def http_server(services: Services, listening: socket.socket) -> AsyncIterator[None]:
+async def http_server(settings: Settings, services: Services, listening: socket.socket) -> AsyncIterator[None]:
     """HTTP on that socket, from the beginning to the end of the block."""
+    headers = Headers(settings.http.hsts_s)
+    app: ASGIApp = create_app(services, headers)
+    if settings.http.trusted_proxies:
+        app = BehindProxies(app, settings.http.trusted_proxies)
     server = Server(
         uvicorn.Config(
-            create_app(services),
-            http=OneWriteProtocol,
+            app,
+            http=protocol(services.bounds, headers),
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nobody asks where a call came from
+            proxy_headers=False,  # uvicorn would believe any proxy on this machine
             timeout_graceful_shutdown=HTTP_STOPS_WITHIN_S,
         )
     )
-    async with GoingOn(lambda: server.serve([listening]), "http") as serving:
+    async with (
+        GoingOn(lambda: server.serve([listening]), "http") as serving,
+        GoingOn(lambda: watch(server.server_state.connections), "http-bounds"),
+    ):
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""`make bench`: the broker beside mosquitto, a change from HTTP to the desktop and back, and what farms say."""
+"""`make bench`: the broker beside mosquitto, a change from HTTP to the desktop and back, farms, and who listens."""
 
 import asyncio
 import json
@@ -24,6 +24,7 @@ from benchmarks.ingest import part as ingest
 from benchmarks.processes import ChildFailed
 from benchmarks.report import Median
 from benchmarks.rounds import Step
+from benchmarks.streams import part as streams
 from benchmarks.targets import Target
 
 _INTERRUPTED: Final = 130
@@ -36,6 +37,7 @@ class Part(StrEnum):
     BROKER = "broker"
     CHANGES = "changes"
     INGEST = "ingest"
+    STREAMS = "streams"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def main(
     clients: Annotated[int, typer.Option(min=1, help="broker: clients that connect, or are idle.")] = 2000,
     feeders: Annotated[int, typer.Option(min=1, help="changes: feeders of the one site.")] = 64,
     farms: Annotated[int, typer.Option(min=1, help="ingest: farms, each with a connection.")] = 500,
+    listeners: Annotated[int, typer.Option(min=1, help="streams: event streams that are open.")] = 100,
     concurrency: Annotated[str, typer.Option(help="changes: requests at once, several with commas.")] = "1,16,64",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure there too.")] = None,
 ) -> None:
@@ -107,6 +110,7 @@ def main(
         Plan(Part.BROKER, lambda work_dir: broker.steps(work_dir, seconds, clients), of_broker),
         Plan(Part.CHANGES, lambda work_dir: changes.steps(work_dir, seconds, feeders, at_once), of_changes),
         Plan(Part.INGEST, lambda work_dir: ingest.steps(work_dir, seconds, farms), ingest.targets),
+        Plan(Part.STREAMS, lambda work_dir: streams.steps(work_dir, seconds, listeners), streams.targets),
     ]
     chosen = [plan for plan in plans if part in (plan.part, Part.ALL)]
     options = {
@@ -115,6 +119,7 @@ def main(
         "clients": clients,
         "feeders": feeders,
         "farms": farms,
+        "listeners": listeners,
         "concurrency": at_once,
     }
     try:

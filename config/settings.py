@@ -4,6 +4,7 @@ Strongest first: flags, FEEDER_HUB_... in the environment (`__` between section 
 FEEDER_HUB_SECRETS_DIR, the TOML file (--config, FEEDER_HUB_CONFIG or ./feeder-hub.toml), the defaults.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -73,6 +74,18 @@ def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
 Origins = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_origins)]
 
 
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            ipaddress.ip_network(value)
+        except ValueError as error:
+            raise ValueError(f"{value!r} is no IP address or network: {error}") from error
+    return values
+
+
+Networks = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_networks)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -89,6 +102,48 @@ class Http(_Section):
     host: Host = Field("127.0.0.1", description="The address that HTTP listens on; 0.0.0.0 is every one.")
     port: Port = Field(8080, description="The TCP port that HTTP listens on; 0 takes a free one.")
     max_body_bytes: int = Field(65_536, ge=1024, description="The longest body of a request, in bytes.")
+    max_json_depth: int = Field(
+        32, ge=0, description="How many levels of objects and lists a body may have, one in the other. 0 is no limit."
+    )
+    max_json_values: int = Field(
+        10_000, ge=0, description="How many values the JSON of a body may have, in all. 0 is no limit."
+    )
+    max_request_line_bytes: int = Field(
+        8192, ge=0, description="The longest path of a request with its query, in bytes. 0 is no limit."
+    )
+    max_head_bytes: int = Field(
+        32_768, ge=0, description="The longest head of a request, in bytes: its path and its headers. 0 is no limit."
+    )
+    request_timeout_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="How long a request may take to come, from its first byte to its last, in seconds; a new "
+        "connection has as long for its first one. 0 is no limit. What is done then has bounds of its own: a command "
+        "is waited for as long as commands.timeout_s says.",
+    )
+    max_calls_per_s: int = Field(
+        300,
+        ge=0,
+        description="How many calls one person or token may make in a second, over ten seconds, at all hub processes "
+        "together. 0 is no limit.",
+    )
+    max_calls_per_s_per_address: int = Field(
+        600,
+        ge=0,
+        description="How many calls may come from one IPv4 address or IPv6 /64, likewise. 0 is no limit.",
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description='The addresses and networks of reverse proxies, such as ["127.0.0.1", "10.0.0.0/8"]: what they say '
+        "in X-Forwarded-For and X-Forwarded-Proto is believed, and of nobody else.",
+    )
+    hsts_s: int = Field(
+        0,
+        ge=0,
+        description="For how long browsers that came over TLS are to come over TLS only, in seconds "
+        "(Strict-Transport-Security); 31536000 is a year. Only where TLS stands in front. 0: they are not told.",
+    )
 
 
 class Mqtt(_Section):

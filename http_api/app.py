@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from http_api import audit, commands, docs, feeders, logins, people, problems, rollouts, service, sites, stream, tokens
 from http_api.asyncapi import asyncapi_document
 from http_api.doorkeeper import Doorkeeper
+from http_api.headers import Headers
 from http_api.openapi import document
 from http_api.operations import Operation, Services, answer
 from http_api.paths import PathTree
@@ -37,8 +38,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger()
 
 
-def create_app(services: Services) -> Starlette:
-    """The ASGI application for these services."""
+def create_app(services: Services, headers: Headers) -> Starlette:
+    """The ASGI application for these services. headers: what every answer has."""
     doorkeeper = Doorkeeper(services.database)
     openapi = json.dumps(document(OPERATIONS, services.version, PREFIX)).encode()
 
@@ -63,13 +64,14 @@ def create_app(services: Services) -> Starlette:
     for operation in OPERATIONS:
         by_method = endpoints.setdefault(PREFIX + operation.path, {})
         by_method[operation.method] = functools.partial(answer, operation, services, doorkeeper)
-    return Starlette(routes=[AllPaths(endpoints)])
+    return Starlette(routes=[AllPaths(endpoints, headers)])
 
 
 class AllPaths(BaseRoute):
     """One route for every path: Starlette's own are tried one after the other, and here are many."""
 
-    def __init__(self, endpoints: dict[str, dict[str, Endpoint]]) -> None:
+    def __init__(self, endpoints: dict[str, dict[str, Endpoint]], headers: Headers) -> None:
+        self._headers = headers
         self._tree = PathTree[dict[str, Endpoint]]()
         for path, by_method in endpoints.items():
             if "GET" in by_method:
@@ -89,7 +91,7 @@ class AllPaths(BaseRoute):
         except Exception as error:
             log.error("request failed", method=request.method, path=scope["path"], exc_info=error)
             response = problem(problems.INTERNAL, "The hub made a mistake; its log says more.")
-        await response(scope, receive, send)
+        await self._headers.put_on(response)(scope, receive, send)
 
 
 async def _answer(endpoints: dict[str, Endpoint], request: Request) -> Response:

@@ -138,6 +138,7 @@ OPERATIONS = (
         command_site,
         "Stop or release a whole site, ping it, or ask it to report",
         _SENT,
+        urgent=True,
         body=SiteCommandBody,
         problems=problems.OF_ORDERS,
         headers=("Idempotency-Key", "Prefer"),

@@ -190,14 +190,14 @@ def _is_page(model: type[BaseModel] | None) -> bool:
 
 
 def _problems(operation: Operation) -> list[Problem]:
-    possible = [problems.INVALID, *operation.problems]
+    possible = [problems.INVALID, problems.TOO_MANY, *operation.problems]
     if operation.right is not None:
         possible = [problems.NO_LOGIN, problems.NOT_ALLOWED, *possible]
     if operation.body is not None:
-        possible.append(problems.TOO_LARGE)
+        possible += [problems.TOO_LARGE, problems.REQUEST_TIMEOUT]
     if problems.DATABASE_UNREACHABLE not in possible:
         possible.append(problems.DATABASE_UNREACHABLE)
-    return possible
+    return list(dict.fromkeys(possible))
 
 
 def _kinds(operations: Sequence[Operation]) -> list[Problem]:

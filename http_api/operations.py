@@ -1,5 +1,6 @@
 """What a call is: one declaration that routes it, guards it, reads it and documents it."""
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from http_api import problems
+from http_api.bounds import Bounds, check_json
 from http_api.doorkeeper import Doorkeeper, address_of, is_of_this_origin
 from http_api.problems import Problem, problem, problem_of
 from http_api.schemas import NoQuery, Query
 from http_api.streams import Streams
 from hub.audit import By, Trail, recorded
+from hub.call_limits import CallLimits
 from hub.commands import Commands
 from hub.database import AWAY, Database, DatabaseAway, why_away
 from hub.errors import HubError, InvalidOrder, NotAllowed, NotFound
@@ -72,7 +75,8 @@ class Services:
     broker: BrokerUsers | None
     """The embedded broker; None where it is an external one."""
     topics: Topics
-    max_body_bytes: int
+    bounds: Bounds
+    call_limits: CallLimits
     version: str
 
 
@@ -146,6 +150,8 @@ class Operation:
     hub_wide: bool = False
     """The right is needed hub-wide. Otherwise it is needed at the site of the path; where the path has none, somewhere,
     and the handler looks where."""
+    urgent: bool = False
+    """It has room yet where the caller has made too many other calls."""
     headers: tuple[str, ...] = ()
     """Names of request headers that the call knows."""
     sends: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -164,10 +170,19 @@ class BodyTooLarge(Exception):
     pass
 
 
+class RequestTooSlow(Exception):
+    pass
+
+
 async def answer(operation: Operation, services: Services, doorkeeper: Doorkeeper, request: Request) -> Response:
     """Let the caller in, read what was sent, do it, and say what became of it."""
+    bounds, limits = services.bounds, services.call_limits
     try:
+        if wait_s := limits.admit_address(address_of(request), urgent=operation.urgent):
+            return _too_many("This address makes", wait_s)
         caller = await doorkeeper.caller(request)
+        if caller is not None and (wait_s := limits.admit_caller(caller.id, urgent=operation.urgent)):
+            return _too_many("You make", wait_s)
         if caller is not None and caller.login_id is not None and not is_of_this_origin(request):
             detail = "What changes something is taken with a login's cookie from the hub's own pages only."
             return problem(problems.OTHER_ORIGIN, detail)
@@ -178,7 +193,9 @@ async def answer(operation: Operation, services: Services, doorkeeper: Doorkeepe
         query = read_query(operation.query, request)
         body = None
         if operation.body is not None:
-            body = parse_body(operation.body, await read_body(request, services.max_body_bytes))
+            raw = await read_body(request, bounds.body_bytes, bounds.request_within_s)
+            check_json(raw, bounds)
+            body = parse_body(operation.body, raw)
         return await operation.handle(Call(request, services, doorkeeper, caller, query, body, operation.name))
     except AWAY as error:
         log.error("the database does not answer", reason=why_away(error))
@@ -186,7 +203,14 @@ async def answer(operation: Operation, services: Services, doorkeeper: Doorkeepe
     except HubError as error:
         return problem_of(error)
     except BodyTooLarge:
-        return problem(problems.TOO_LARGE, f"A body has at most {services.max_body_bytes} bytes here.")
+        return problem(problems.TOO_LARGE, f"A body has at most {bounds.body_bytes} bytes here.")
+    except RequestTooSlow:
+        detail = f"A request has to be here within {bounds.request_within_s:g} s."
+        return problem(problems.REQUEST_TIMEOUT, detail, {"Connection": "close"})
+
+
+def _too_many(who: str, wait_s: int) -> Response:
+    return problem(problems.TOO_MANY, f"{who} too many calls; try again in {wait_s} s.", {"Retry-After": str(wait_s)})
 
 
 def _refusal(operation: Operation, right: Right, caller: Caller | None, request: Request) -> Response | None:
@@ -223,17 +247,23 @@ def read_query(model: type[Query], request: Request) -> Query:
         raise InvalidOrder("The query is wrong.", faults_of(error, "query.")) from error
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Raises BodyTooLarge before more than that is kept, or InvalidOrder if it ends too soon."""
+async def read_body(request: Request, max_bytes: int, within_s: float) -> bytes:
+    """Raises BodyTooLarge before more than that is kept, RequestTooSlow, or InvalidOrder if it ends too soon.
+
+    within_s: 0 is as long as it takes.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise BodyTooLarge
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise BodyTooLarge
+        async with asyncio.timeout(within_s or None):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise BodyTooLarge
+    except TimeoutError as error:
+        raise RequestTooSlow from error
     except ClientDisconnect as error:
         raise InvalidOrder("The request ended before its body was complete.") from error
     return bytes(body)

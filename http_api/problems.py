@@ -27,12 +27,14 @@ class Problem:
         return f"/docs/problems#{self.slug}"
 
 
+NO_HTTP: Final = Problem(400, "no-http", "That is no HTTP request")
 NO_LOGIN: Final = Problem(401, "no-login", "Log in first")
 WRONG_LOGIN: Final = Problem(401, "wrong-login", "There is no such login, or its password is another one")
 OTHER_ORIGIN: Final = Problem(403, "other-origin", "The request comes from another page")
 NOT_ALLOWED: Final = Problem(403, "not-allowed", "Not allowed for your role")
 NOT_FOUND: Final = Problem(404, "not-found", "There is no such thing, or it is not yours")
 NO_SUCH_METHOD: Final = Problem(405, "method-not-allowed", "This path does not know that method")
+REQUEST_TIMEOUT: Final = Problem(408, "request-timeout", "The request took too long to come")
 ALREADY_EXISTS: Final = Problem(409, "already-exists", "It exists already")
 CONFIG_UNKNOWN: Final = Problem(409, "config-unknown", "Nobody knows this feeder's config yet")
 DESKTOP_OFFLINE: Final = Problem(409, "desktop-offline", "The site's desktop is not alive")
@@ -44,11 +46,13 @@ NOT_EXECUTED: Final = Problem(409, "not-executed", "The desktop never carried it
 CONFIG_CHANGED: Final = Problem(412, "config-changed", "The config is not the one you changed")
 CHANGED: Final = Problem(412, "changed", "It is not the one that you changed")
 TOO_LARGE: Final = Problem(413, "body-too-large", "The request is too large")
+URI_TOO_LONG: Final = Problem(414, "uri-too-long", "The path and its query are too long")
 INVALID: Final = Problem(422, "invalid", "The request is wrong or breaks a limit")
 REJECTED: Final = Problem(422, "rejected-by-desktop", "The desktop refused it")
 KEY_REQUIRED: Final = Problem(428, "idempotency-key-required", "A dose needs an Idempotency-Key")
 TOO_MANY_STREAMS: Final = Problem(429, "too-many-streams", "Too many event streams are open")
 TOO_MANY: Final = Problem(429, "too-many-calls", "Too many calls; wait")
+HEAD_TOO_LARGE: Final = Problem(431, "head-too-large", "The headers are too large")
 PLC_FAILED: Final = Problem(502, "plc-failed", "The PLC did not take it")
 LIVENESS_UNKNOWN: Final = Problem(503, "liveness-unknown", "Whether the desktop is alive cannot be known now")
 BROKER_UNREACHABLE: Final = Problem(503, "broker-unreachable", "The MQTT broker cannot be reached now")

@@ -40,6 +40,7 @@ _PAUSE_AFTER_FAULT_S: Final = 0.5
 _ID: Final = re.compile(r"(?:([0-9a-z]{1,32})-)?([0-9]{1,20})-([0-9]{1,20})")
 _NO_ENTRYS_NUMBER: Final = 2**64 - 1
 """Two numbers of 64 bits, the highest of which no entry has."""
+_HANDED_AT_A_TIME: Final = 50
 _ROUND_S_PER_LISTENER: Final = 50e-6
 _LONGEST_ROUND_S: Final = 0.025
 """What comes between two rounds of telling is told together: so many listeners cost a share of the process's time that
@@ -349,10 +350,11 @@ class LiveStream:
                 continue
             arrived = _arrived(reply)
             lost_sight = not arrived  # in a stream with older ids nothing would ever arrive
+            entries = []
             for item in arrived:
-                entry = _entry(item, last.epoch)
-                last = entry.place
-                self._hand(entry)
+                entries.append(_entry(item, last.epoch))
+                last = entries[-1].place
+            await self._hand(entries)
             if arrived:
                 await asyncio.sleep(min(_LONGEST_ROUND_S, _ROUND_S_PER_LISTENER * len(self._listeners)))
 
@@ -369,13 +371,16 @@ class LiveStream:
             return last
         begin = Place(seen.epoch, 0, 0)
         if not begins_with_gap((await self.page(begin))[0]):
-            self._hand(_gap(begin, "not_kept" if seen.epoch == last.epoch else "begun_anew"))
+            await self._hand([_gap(begin, "not_kept" if seen.epoch == last.epoch else "begun_anew")])
         return begin
 
-    def _hand(self, entry: Entry) -> None:
-        for listener in list(self._listeners):
-            if not listener.hand(entry):
+    async def _hand(self, entries: list[Entry]) -> None:
+        """To everybody; between so many and the next ones everything else has a turn."""
+        for n, listener in enumerate(list(self._listeners), 1):
+            if not all(listener.hand(entry) for entry in entries):
                 self._let_go(listener)
+            if n % _HANDED_AT_A_TIME == 0:
+                await asyncio.sleep(0)
 
     def _wake_all(self) -> None:
         for listener in self._listeners:

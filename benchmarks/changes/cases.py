@@ -17,6 +17,8 @@ from benchmarks.rounds import Case
 from benchmarks.servers import READY_WITHIN_S, mosquitto, redis_server
 
 _PAUSE_S: Final = 0.02
+UNLIMITED_CALLS: Final[dict[str, object]] = {"http__max_calls_per_s": 0, "http__max_calls_per_s_per_address": 0}
+"""All of the load is one token's, from one address."""
 
 
 BARE: Final = "bare PUT"
@@ -105,7 +107,7 @@ async def _hub(
     )
     serve = [*FEEDER_HUB, "serve", "--data-dir", str(data_dir), "--http-port", "0", "--mqtt-port", "0"]
     async with (
-        Child.started(f"hub_{name}", serve, work_dir, settings) as hub,
+        Child.started(f"hub_{name}", serve, work_dir, UNLIMITED_CALLS | settings) as hub,
         Child.started(f"echo_{name}", module("changes.echo_desktop"), work_dir) as echo,
         Child.started(f"load_{name}", module("changes.http_load"), work_dir) as load,
     ):
@@ -113,7 +115,7 @@ async def _hub(
         if alive:
             await echo.say(port=mqtt_port or own_mqtt_port, secret=site["mqtt"]["secret"])
             await echo.hear(READY_WITHIN_S)
-            await _until_alive(http_port, token)
+            await until_alive(http_port, token)
         yield _Hub(hub, load, http_port, token)
 
 
@@ -131,7 +133,7 @@ async def hub_greeting(hub: Child) -> tuple[int, int, str]:
     return http_port, mqtt_port, token
 
 
-async def _until_alive(http_port: int, token: str) -> None:
+async def until_alive(http_port: int, token: str) -> None:
     request = urllib.request.Request(
         f"http://127.0.0.1:{http_port}/api/v1/sites/{SITE}/liveness", headers={"Authorization": f"Bearer {token}"}
     )

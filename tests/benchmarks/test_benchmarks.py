@@ -60,6 +60,17 @@ def test_what_farms_say_is_measured_end_to_end_without_an_error(tmp_path: Path, 
     assert [one["must"] for one in found["targets"]] == [12_000, 5_000]
 
 
+def test_what_event_streams_cost_is_measured_end_to_end_without_an_error(tmp_path: Path):
+    found = measured(tmp_path, "streams", "--listeners", "5")
+    assert [(one["what"], one["case"]) for one in found["medians"]] == [
+        ("PUT config", "nobody listens"),
+        ("PUT config", "5 streams"),
+        ("reply to event", "5 streams"),
+    ]
+    assert all(one["per_second"] > 0 and one["errors"] == 0 for one in found["medians"])
+    assert [(one["must"], one["measured"] is None) for one in found["targets"]] == [(50, False), (2, False)]
+
+
 def a_round(number: int, case: str, count: int, **fields) -> Round:
     figures = {"p50_ms": None, "p99_ms": None, "cpu_share": 0.1, "errors": 0, "first_error": None} | fields
     return Round(number, "what", case, Measured(count=count, seconds=1.0, **figures), server_cpu_s=None)

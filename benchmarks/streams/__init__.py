@@ -1,0 +1,1 @@
+"""What open event streams cost, and how soon they tell."""
