@@ -35,7 +35,7 @@ from broker.store import StoreUnusable
 from config.settings import Mqtt, Settings, SettingsError, load
 from http_api.app import create_app
 from http_api.one_write import OneWriteProtocol
-from http_api.operations import Services
+from http_api.operations import FarmsReach, Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import add_token, has_tokens
@@ -60,7 +60,8 @@ from hub.rejects import Rejects, excerpt
 from hub.retention import Kept
 from hub.rights import Role
 from hub.rounds import Rounds
-from hub.sites import is_site, secret_matches
+from hub.site_logins import SiteLogins
+from hub.sites import is_site
 from hub.sqlite import sqlite_url
 from hub.store import Store
 from hub.stream import LiveStream
@@ -170,6 +171,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 rejects=rejects,
                 link=link,
                 broker=broker,
+                farms_reach=FarmsReach(settings.mqtt.public_url or public_url_of(broker_urls), settings.mqtt.root),
                 max_body_bytes=settings.http.max_body_bytes,
                 version=version("feeder-hub"),
             ),
@@ -203,13 +205,13 @@ async def embedded_broker(
             tasks.start(rejects.keep(refusal.identity, "forbidden", detail, refusal.topic or ""), "keep refusal")
 
     options = broker_options(settings, data_dir)
-    monitors = MonitorLogins(database)
+    monitors, sites = MonitorLogins(database), SiteLogins(database)
     async with QuietLog(tell) as quiet:
 
         def record(refusal: Refusal) -> None:
             quiet.record(refusal.reason, refusal.identity or network_of(refusal.address), refusal)
 
-        broker = EmbeddedBroker(options, authenticate_with(database, monitors), topics, record)
+        broker = EmbeddedBroker(options, authenticate_with(database, monitors, sites), topics, record)
         if options.tls is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.reload_certificates)
         figures = BrokerFigures(lambda: broker.counters)
@@ -217,7 +219,7 @@ async def embedded_broker(
             async with broker.opened():
                 REGISTRY.register(figures)
                 try:
-                    async with monitors.watched(broker.disconnect_user):
+                    async with monitors.watched(broker.disconnect_user), sites.watched(broker.disconnect_user):
                         yield broker
                 finally:
                     REGISTRY.unregister(figures)
@@ -279,7 +281,12 @@ def urls_of(broker: EmbeddedBroker | None, settings: Settings) -> list[str]:
     return [f"{way}://{bracketed(here.get(host, host))}:{port}" for way, host, port in ways if port is not None]
 
 
-def authenticate_with(database: Database, monitors: MonitorLogins) -> Authenticate:
+def public_url_of(urls: list[str]) -> str:
+    """What a farm is told to connect to where no setting says it: with TLS, if there is a way with it."""
+    return next((url for url in urls if url.startswith("mqtts:")), urls[0])
+
+
+def authenticate_with(database: Database, monitors: MonitorLogins, sites: SiteLogins) -> Authenticate:
     """Whose credentials a client shows: a monitor's or a site's. The hub itself is inside, and needs none.
 
     Who shows a certificate is the one it is for, and no other; a site needs no password then. One that is given is
@@ -297,7 +304,7 @@ def authenticate_with(database: Database, monitors: MonitorLogins) -> Authentica
         if password is None:
             known = await database.read(lambda session: is_site(session, name))
         else:
-            known = await database.read(lambda session: secret_matches(session, name, password))
+            known = await sites.identify(name, password, shown.client_id)
         if not known and shown.username is None:
             raise NotAdmitted(NOT_AUTHORIZED, "certificate-of-no-site")
         return Identity("site", name) if known else None

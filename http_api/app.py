@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, feeders, problems, service, sites, stream
+from http_api import commands, feeders, onboarding, problems, service, sites, stream
 from http_api.openapi import document
 from http_api.operations import Doorkeeper, Operation, Services, answer
 from http_api.paths import PathTree
@@ -21,6 +21,7 @@ from http_api.problems import problem
 PREFIX: Final = "/api/v1"
 OPERATIONS: tuple[Operation, ...] = (
     *sites.OPERATIONS,
+    *onboarding.OPERATIONS,
     *feeders.OPERATIONS,
     *commands.OPERATIONS,
     *stream.OPERATIONS,

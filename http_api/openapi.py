@@ -68,6 +68,8 @@ def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
         "parameters": _parameters(operation),
         "responses": _responses(operation, refs),
     }
+    if operation.right is None:
+        described["security"] = [{}, {"token": []}]
     if operation.body is not None:
         schema = refs[operation.body, "validation"]
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
@@ -93,7 +95,9 @@ def _responses(operation: Operation, refs: Refs) -> dict[str, Any]:
         responses[str(status)] = {"description": description}
         if model is not None:
             responses[str(status)]["content"] = {"application/json": {"schema": refs[model, "serialization"]}}
-    possible = [problems.NO_LOGIN, problems.NOT_ALLOWED, problems.INVALID, *operation.problems]
+    possible = [problems.INVALID, *operation.problems]
+    if operation.right is not None:
+        possible += [problems.NO_LOGIN, problems.NOT_ALLOWED]
     if operation.body is not None:
         possible.append(problems.TOO_LARGE)
     for kind in possible:

@@ -50,6 +50,14 @@ class BrokerUsers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FarmsReach:
+    """What a desktop connects to: the broker's URL, and what every topic begins with."""
+
+    url: str
+    topic_root: str
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """What the endpoints work with; made in one place when the hub starts."""
 
@@ -62,6 +70,7 @@ class Services:
     link: Link
     broker: BrokerUsers | None
     """The embedded broker; None where it is an external one."""
+    farms_reach: FarmsReach
     max_body_bytes: int
     version: str
 
@@ -72,9 +81,15 @@ class Call:
 
     request: Request
     services: Services
-    caller: Caller
+    known: Caller | None
+    """None: nobody has logged in, which only a call without a right allows."""
     query: Any
     body: Any
+
+    @property
+    def caller(self) -> Caller:
+        assert self.known is not None
+        return self.known
 
     @property
     def site(self) -> str:
@@ -94,7 +109,8 @@ class Operation:
 
     method: str
     path: str
-    right: Right
+    right: Right | None
+    """None: whoever calls, logged in or not."""
     handle: Handler
     summary: str
     answers: Mapping[int, tuple[str, type[BaseModel] | None]]
@@ -138,16 +154,10 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
     services = doorkeeper.services
     try:
         caller = await doorkeeper.caller(request)
-        if caller is None:
-            detail = "Send a token: Authorization: Bearer <token>. `feeder-hub token add` makes one."
-            return problem(problems.NO_LOGIN, detail, {"WWW-Authenticate": "Bearer"})
-        site = request.path_params.get("site")
-        if not _may_exist(request.path_params) or (site is not None and not caller.sees(site)):
-            raise NotFound(f"There is nothing at {request.scope['path']}.")
-        if site is not None or operation.hub_wide:
-            caller.require(operation.right, site)
-        elif not caller.may_somewhere(operation.right):
-            raise NotAllowed(f"This needs the right to {operation.right} at some site; {caller.is_what()}.")
+        if operation.right is not None:
+            refusal = _refusal(operation, operation.right, caller, request)
+            if refusal is not None:
+                return refusal
         query = read_query(operation.query, request)
         body = None
         if operation.body is not None:
@@ -160,6 +170,21 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
         return problem_of(error)
     except BodyTooLarge:
         return problem(problems.TOO_LARGE, f"A body has at most {services.max_body_bytes} bytes here.")
+
+
+def _refusal(operation: Operation, right: Right, caller: Caller | None, request: Request) -> Response | None:
+    """Why the caller is not let in. Raises NotFound or NotAllowed."""
+    if caller is None:
+        detail = "Send a token: Authorization: Bearer <token>. `feeder-hub token add` makes one."
+        return problem(problems.NO_LOGIN, detail, {"WWW-Authenticate": "Bearer"})
+    site = request.path_params.get("site")
+    if not _may_exist(request.path_params) or (site is not None and not caller.sees(site)):
+        raise NotFound(f"There is nothing at {request.scope['path']}.")
+    if site is not None or operation.hub_wide:
+        caller.require(right, site)
+    elif not caller.may_somewhere(right):
+        raise NotAllowed(f"This needs the right to {right} at some site; {caller.is_what()}.")
+    return None
 
 
 def _may_exist(path_params: Mapping[str, str]) -> bool:

@@ -30,6 +30,7 @@ class Problem:
 NO_LOGIN: Final = Problem(401, "no-login", "Log in first")
 NOT_ALLOWED: Final = Problem(403, "not-allowed", "Not allowed for your role")
 NOT_FOUND: Final = Problem(404, "not-found", "There is no such thing, or it is not yours")
+NO_SUCH_CODE: Final = Problem(404, "no-such-code", "The claim code is wrong, used or expired")
 NO_SUCH_METHOD: Final = Problem(405, "method-not-allowed", "This path does not know that method")
 ALREADY_EXISTS: Final = Problem(409, "already-exists", "It exists already")
 CONFIG_UNKNOWN: Final = Problem(409, "config-unknown", "Nobody knows this feeder's config yet")
@@ -44,6 +45,7 @@ TOO_LARGE: Final = Problem(413, "body-too-large", "The request is too large")
 INVALID: Final = Problem(422, "invalid", "The request is wrong or breaks a limit")
 REJECTED: Final = Problem(422, "rejected-by-desktop", "The desktop refused it")
 KEY_REQUIRED: Final = Problem(428, "idempotency-key-required", "A dose needs an Idempotency-Key")
+TOO_MANY: Final = Problem(429, "too-many-calls", "Too many calls; wait")
 PLC_FAILED: Final = Problem(502, "plc-failed", "The PLC did not take it")
 LIVENESS_UNKNOWN: Final = Problem(503, "liveness-unknown", "Whether the desktop is alive cannot be known now")
 BROKER_UNREACHABLE: Final = Problem(503, "broker-unreachable", "The MQTT broker cannot be reached now")
@@ -60,6 +62,8 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.ConfigChanged: CONFIG_CHANGED,
     errors.Changed: CHANGED,
     errors.NotAllowed: NOT_ALLOWED,
+    errors.TooManyTries: TOO_MANY,
+    errors.NoSuchCode: NO_SUCH_CODE,
     errors.DesktopOffline: DESKTOP_OFFLINE,
     errors.Stopped: STOPPED,
     errors.KeyReused: KEY_REUSED,
@@ -106,6 +110,8 @@ def problem_of(error: errors.HubError) -> Response:
             more["last_seen_at"] = None if error.last_seen_at is None else rfc3339(error.last_seen_at)
         case errors.ConfigChanged() | errors.Changed() if error.etag is not None:
             headers["ETag"] = error.etag
+        case errors.TooManyTries():
+            headers["Retry-After"] = str(error.retry_after_s)
         case errors.Unavailable():
             headers["Retry-After"] = "1"
     return problem(OF_ERROR[type(error)], str(error), headers, **more)

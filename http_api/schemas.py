@@ -216,11 +216,12 @@ class NewSiteView(View):
     mqtt: MqttCredentials
 
 
-class CredentialsView(View):
-    mqtt: MqttCredentials
+class DeletedSiteView(View):
+    site: str
     session_ended: bool | None = Field(
-        description="whether the desktop's open connection was cut; null: the broker is an external one, cut it there"
+        description="whether an open connection was ended; null: the broker is an external one, see `to_do`"
     )
+    to_do: str | None = Field(description="what an administrator has to do at an external broker")
 
 
 class LivenessView(View):

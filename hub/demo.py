@@ -14,7 +14,8 @@ from hub.data_dir import DataDir
 from hub.database import Database
 from hub.models import Site
 from hub.protocol.times import utc_now
-from hub.sites import add_site, numbered_feeders, rotate_secret
+from hub.site_secrets import rotate_secret
+from hub.sites import add_site, numbered_feeders
 
 SITE: Final = "demo"
 FEEDERS: Final = 4
@@ -28,7 +29,7 @@ async def prepare(database: Database, data_dir: DataDir) -> Path:
     def work(session: Session) -> str:
         if session.get(Site, SITE) is None:
             return add_site(session, SITE, numbered_feeders(FEEDERS), "UTC", utc_now(), name="Demo farm").secret
-        return rotate_secret(session, SITE)
+        return rotate_secret(session, SITE, utc_now()).secret
 
     return data_dir.put_secret(_SECRET_FILE, await database.write(work))
 
