@@ -39,7 +39,7 @@ from http_api.operations import FarmsReach, Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import add_token, has_tokens
-from hub.cli import backup, doctor, export, monitor, site, token
+from hub.cli import backup, doctor, export, monitor, person, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
@@ -50,9 +50,11 @@ from hub.housekeeping import Housekeeping
 from hub.ingest import Ingest
 from hub.link import BrokerAddress, NetworkLink
 from hub.liveness import LivenessKeys
+from hub.login_throttle import LoginThrottle
 from hub.monitors import USER_PREFIX, MonitorLogins
 from hub.mosquitto import HUB_USER
 from hub.orders import Desk
+from hub.passwords import Passwords
 from hub.protocol.times import utc_now
 from hub.protocol.topics import Identity, Topics
 from hub.quiet_log import QuietLines, QuietLog
@@ -83,6 +85,7 @@ app.command(name="restore")(backup.restore)
 app.add_typer(site.app, name="site")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")
+app.add_typer(person.app, name="person")
 app.add_typer(export.app, name="export")
 
 
@@ -165,6 +168,8 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
             Services(
                 database=database,
                 store=store,
+                passwords=await stack.enter_async_context(Passwords()),
+                login_throttle=LoginThrottle(store),
                 liveness=liveness,
                 stream=stream,
                 commands=commands,

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import commands, feeders, onboarding, problems, service, sites, stream
+from http_api import commands, feeders, logins, onboarding, people, problems, service, sites, stream, tokens
+from http_api.doorkeeper import Doorkeeper
 from http_api.openapi import document
-from http_api.operations import Doorkeeper, Operation, Services, answer
+from http_api.operations import Operation, Services, answer
 from http_api.paths import PathTree
 from http_api.problems import problem
 
@@ -25,6 +26,9 @@ OPERATIONS: tuple[Operation, ...] = (
     *feeders.OPERATIONS,
     *commands.OPERATIONS,
     *stream.OPERATIONS,
+    *logins.OPERATIONS,
+    *people.OPERATIONS,
+    *tokens.OPERATIONS,
 )
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -33,7 +37,7 @@ log = structlog.get_logger()
 
 def create_app(services: Services) -> Starlette:
     """The ASGI application for these services."""
-    doorkeeper = Doorkeeper(services)
+    doorkeeper = Doorkeeper(services.database)
     openapi = json.dumps(document(OPERATIONS, services.version, PREFIX)).encode()
 
     async def openapi_json(_request: Request) -> Response:
@@ -48,7 +52,7 @@ def create_app(services: Services) -> Starlette:
     }
     for operation in OPERATIONS:
         by_method = endpoints.setdefault(PREFIX + operation.path, {})
-        by_method[operation.method] = functools.partial(answer, operation, doorkeeper)
+        by_method[operation.method] = functools.partial(answer, operation, services, doorkeeper)
     return Starlette(routes=[AllPaths(endpoints)])
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from http_api import problems
+from http_api.doorkeeper import address_of
 from http_api.operations import Call, Operation, json_answer
 from http_api.schemas import Body, MqttCredentials, Query, View
 from hub.claims import COUNTS_FOR, ClaimThrottle, claim, make_code
@@ -105,11 +106,11 @@ async def make_claim_code(call: Call) -> Response:
 
 
 async def claim_site(call: Call) -> Response:
-    client = call.request.client
-    await ClaimThrottle(call.services.store).admit("" if client is None else client.host)
+    address = address_of(call.request)
+    await ClaimThrottle(call.services.store).admit(address)
     code, now = call.body.code, utc_now()
     site, made = await call.services.database.write(lambda session: claim(session, code, now))
-    log.info("credentials were claimed", site=site, address=None if client is None else client.host)
+    log.info("credentials were claimed", site=site, address=address)
     ended, reach = await _end_session(call, site, made), call.services.farms_reach
     view = ClaimView(
         site=site,

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from http_api import problems
+from http_api.doorkeeper import COOKIE
 from http_api.operations import Operation
 from http_api.schemas import ProblemView
 from hub.protocol.topics import ID_PATTERN, ULID_PATTERN
@@ -20,7 +21,7 @@ _REF: Final = "#/components/schemas/{model}"
 _PATH_PARAMETERS: Final = {
     "site": {"type": "string", "pattern": ID_PATTERN},
     "feeder": {"type": "string", "pattern": ID_PATTERN},
-    "command": {"type": "string", "pattern": ULID_PATTERN},
+    **{name: {"type": "string", "pattern": ULID_PATTERN} for name in ("command", "person", "login", "token")},
     "revision": {"type": "integer", "minimum": 1},
 }
 _HEADERS: Final = {
@@ -52,11 +53,14 @@ def document(operations: Sequence[Operation], version: str, prefix: str) -> dict
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"login": []}],
         "paths": paths,
         "components": {
             "schemas": definitions["$defs"],
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "login": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            },
         },
     }
 
@@ -69,7 +73,7 @@ def _operation(operation: Operation, refs: Refs) -> dict[str, Any]:
         "responses": _responses(operation, refs),
     }
     if operation.right is None:
-        described["security"] = [{}, {"token": []}]
+        described["security"] = [{}, {"token": []}, {"login": []}]
     if operation.body is not None:
         schema = refs[operation.body, "validation"]
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -11,15 +11,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from http_api import problems
+from http_api.doorkeeper import Doorkeeper, is_of_this_origin
 from http_api.problems import Problem, problem, problem_of
 from http_api.schemas import NoQuery, Query
-from hub.accounts import caller_of
 from hub.commands import Commands
 from hub.database import AWAY, Database, DatabaseAway, why_away
 from hub.errors import HubError, InvalidOrder, NotAllowed, NotFound
 from hub.feeders import faults_of
 from hub.liveness import LivenessKeys
-from hub.memory import Memory
+from hub.login_throttle import LoginThrottle
+from hub.passwords import Passwords
 from hub.protocol.link import Link
 from hub.protocol.topics import is_id, is_ulid
 from hub.rejects import Rejects
@@ -27,9 +28,8 @@ from hub.rights import Caller, Right
 from hub.store import Store
 from hub.stream import LiveStream
 
-TOKEN_REMEMBERED_S: Final = 5.0
-"""A token that is revoked may go on working for so long."""
-
+_ULIDS: Final = frozenset({"command", "person", "login", "token"})
+"""Names in paths that stand for the id of a row."""
 _LAST_ROW: Final = 2**31 - 1
 """PostgreSQL's columns of rows that are numbered take no more."""
 
@@ -63,6 +63,8 @@ class Services:
 
     database: Database
     store: Store
+    passwords: Passwords
+    login_throttle: LoginThrottle
     liveness: LivenessKeys
     stream: LiveStream
     commands: Commands
@@ -81,6 +83,7 @@ class Call:
 
     request: Request
     services: Services
+    doorkeeper: Doorkeeper
     known: Caller | None
     """None: nobody has logged in, which only a call without a right allows."""
     query: Any
@@ -124,36 +127,17 @@ class Operation:
     """Names of request headers that the call knows."""
 
 
-class Doorkeeper:
-    """Who a token belongs to, remembered for a few seconds."""
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-        self._known = Memory[str, Caller](TOKEN_REMEMBERED_S)
-
-    async def caller(self, request: Request) -> Caller | None:
-        authorization = request.headers.get("authorization", "")
-        caller = self._known.get(authorization)
-        if caller is not None:
-            return caller
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            return None
-        caller = await self.services.database.read(lambda session: caller_of(session, token.strip()))
-        if caller is not None:
-            self._known.put(authorization, caller)
-        return caller
-
-
 class BodyTooLarge(Exception):
     pass
 
 
-async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request) -> Response:
+async def answer(operation: Operation, services: Services, doorkeeper: Doorkeeper, request: Request) -> Response:
     """Let the caller in, read what was sent, do it, and say what became of it."""
-    services = doorkeeper.services
     try:
         caller = await doorkeeper.caller(request)
+        if caller is not None and caller.login_id is not None and not is_of_this_origin(request):
+            detail = "What changes something is taken with a login's cookie from the hub's own pages only."
+            return problem(problems.OTHER_ORIGIN, detail)
         if operation.right is not None:
             refusal = _refusal(operation, operation.right, caller, request)
             if refusal is not None:
@@ -162,7 +146,7 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
         body = None
         if operation.body is not None:
             body = parse_body(operation.body, await read_body(request, services.max_body_bytes))
-        return await operation.handle(Call(request, services, caller, query, body))
+        return await operation.handle(Call(request, services, doorkeeper, caller, query, body))
     except AWAY as error:
         log.error("the database does not answer", reason=why_away(error))
         return problem_of(error if isinstance(error, HubError) else DatabaseAway(why_away(error)))
@@ -175,7 +159,7 @@ async def answer(operation: Operation, doorkeeper: Doorkeeper, request: Request)
 def _refusal(operation: Operation, right: Right, caller: Caller | None, request: Request) -> Response | None:
     """Why the caller is not let in. Raises NotFound or NotAllowed."""
     if caller is None:
-        detail = "Send a token: Authorization: Bearer <token>. `feeder-hub token add` makes one."
+        detail = "Log in, or send a token: Authorization: Bearer <token>. `feeder-hub token add` makes one."
         return problem(problems.NO_LOGIN, detail, {"WWW-Authenticate": "Bearer"})
     site = request.path_params.get("site")
     if not _may_exist(request.path_params) or (site is not None and not caller.sees(site)):
@@ -189,7 +173,7 @@ def _refusal(operation: Operation, right: Right, caller: Caller | None, request:
 
 def _may_exist(path_params: Mapping[str, str]) -> bool:
     """Whether these could be ids at all."""
-    return all(is_ulid(text) if name == "command" else is_id(text) for name, text in path_params.items())
+    return all(is_ulid(text) if name in _ULIDS else is_id(text) for name, text in path_params.items())
 
 
 @functools.cache

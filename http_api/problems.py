@@ -28,6 +28,8 @@ class Problem:
 
 
 NO_LOGIN: Final = Problem(401, "no-login", "Log in first")
+WRONG_LOGIN: Final = Problem(401, "wrong-login", "There is no such login, or its password is another one")
+OTHER_ORIGIN: Final = Problem(403, "other-origin", "The request comes from another page")
 NOT_ALLOWED: Final = Problem(403, "not-allowed", "Not allowed for your role")
 NOT_FOUND: Final = Problem(404, "not-found", "There is no such thing, or it is not yours")
 NO_SUCH_CODE: Final = Problem(404, "no-such-code", "The claim code is wrong, used or expired")
@@ -62,6 +64,7 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.ConfigChanged: CONFIG_CHANGED,
     errors.Changed: CHANGED,
     errors.NotAllowed: NOT_ALLOWED,
+    errors.WrongLogin: WRONG_LOGIN,
     errors.TooManyTries: TOO_MANY,
     errors.NoSuchCode: NO_SUCH_CODE,
     errors.DesktopOffline: DESKTOP_OFFLINE,

@@ -9,11 +9,13 @@ from typing import Final
 from starlette.responses import Response, StreamingResponse
 
 from http_api import problems
-from http_api.operations import TOKEN_REMEMBERED_S, Call, Operation, Services
+from http_api.doorkeeper import REMEMBERED_S
+from http_api.operations import Call, Operation, Services
 from http_api.schemas import EventsQuery
-from hub.accounts import is_revoked
 from hub.database import AWAY, Database
 from hub.errors import InvalidOrder, NotFound
+from hub.logins import current
+from hub.protocol.times import utc_now
 from hub.rights import Caller, Right
 from hub.sites import get_site
 from hub.store import StoreUnreachable
@@ -49,11 +51,12 @@ async def _lines(
     try:
         yield f"retry: {RETRY_AFTER_MS}\n\n".encode()
         while True:
-            done, _ = await asyncio.wait({coming}, timeout=TOKEN_REMEMBERED_S)
+            done, _ = await asyncio.wait({coming}, timeout=REMEMBERED_S)
             now_s = time.monotonic()
-            if now_s - looked_at_s >= TOKEN_REMEMBERED_S:
+            if now_s - looked_at_s >= REMEMBERED_S:
                 looked_at_s = now_s
-                if await _is_revoked(services.database, caller):
+                now_is = await _current(services.database, caller)
+                if now_is is None or now_is.sites != caller.sites:  # it comes anew, with the rights that it has now
                     return
             if now_s - said_at_s >= KEEP_ALIVE_EVERY_S:
                 said_at_s = now_s
@@ -74,11 +77,12 @@ async def _lines(
         await entries.aclose()
 
 
-async def _is_revoked(database: Database, caller: Caller) -> bool:
+async def _current(database: Database, caller: Caller) -> Caller | None:
+    now = utc_now()
     try:
-        return await database.read(lambda session: is_revoked(session, caller))
+        return await database.read(lambda session: current(session, caller, now))
     except AWAY:
-        return False  # while the database is away nobody can revoke anything
+        return caller  # while the database is away nobody can take anything away
 
 
 def _event(entry: Entry) -> bytes:

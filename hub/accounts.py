@@ -46,7 +46,9 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def add_token(session: Session, role: Role, site: str | None, name: str, now: datetime) -> str:
+def add_token(
+    session: Session, role: Role, site: str | None, name: str, now: datetime, expires_at: datetime | None = None
+) -> str:
     """Store a new token and return it; only its hash is kept. Raises NotFound or InvalidOrder."""
     if site is not None and session.get(Site, site) is None:
         raise NotFound(f"There is no site {site}.")
@@ -54,20 +56,40 @@ def add_token(session: Session, role: Role, site: str | None, name: str, now: da
         message = f"A token's name has 1 to {MAX_NAME} printable characters."
         raise InvalidOrder(message, [Fault("name", message)])
     token = f"fh_{new_secret()}"
-    row = Token(id=str(ULID()), name=name, sha256=token_hash(token), role=role, site_id=site, created_at=now)
+    row = Token(
+        id=str(ULID()),
+        name=name,
+        sha256=token_hash(token),
+        role=role,
+        site_id=site,
+        created_at=now,
+        expires_at=expires_at,
+    )
     session.add(row)
     return token
 
 
-def caller_of(session: Session, token: str) -> Caller | None:
-    """Whose token it is, or None."""
+def caller_of(session: Session, token: str, now: datetime) -> Caller | None:
+    """Whose token it is; None: nobody's, or not any more."""
     row = session.exec(select(Token).where(Token.sha256 == token_hash(token))).first()
-    return None if row is None else Caller(row.id, f"token:{row.name}", {row.site_id: frozenset({Role(row.role)})})
+    return None if row is None else token_caller(row, now)
 
 
-def list_tokens(session: Session) -> list[Token]:
-    """Every token, the oldest first."""
-    return list(session.exec(select(Token).order_by(Token.id)))
+def token_caller(row: Token, now: datetime) -> Caller | None:
+    """None: it has expired."""
+    if row.expires_at is not None and row.expires_at <= now:
+        return None
+    return Caller(row.id, f"token:{row.name}", {row.site_id: frozenset({Role(row.role)})})
+
+
+def list_tokens(session: Session, after: str | None = None) -> list[Token]:
+    """Every token (those after the given id), the oldest first."""
+    return list(session.exec(select(Token).where(Token.id > (after or "")).order_by(Token.id)))
+
+
+def get_token_row(session: Session, token: str) -> Token:
+    """Of a token that is there."""
+    return session.exec(select(Token).where(Token.sha256 == token_hash(token))).one()
 
 
 def revoke_token(session: Session, token_id: str) -> Token:
@@ -77,10 +99,6 @@ def revoke_token(session: Session, token_id: str) -> Token:
         raise NotFound(f"There is no token {token_id}; `feeder-hub token list` has their ids.")
     session.delete(row)
     return row
-
-
-def is_revoked(session: Session, caller: Caller) -> bool:
-    return session.get(Token, caller.id) is None
 
 
 def has_tokens(session: Session) -> bool:

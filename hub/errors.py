@@ -4,6 +4,7 @@
     |-- InvalidOrder         the order itself is wrong; `faults` names every field at fault
     |-- NotFound             no such site, feeder, command or token (or not yours)
     |-- NotAllowed           the caller has no role that gives the right to it
+    |-- WrongLogin           no such login, or another password
     |-- TooManyTries         it was tried too often; `retry_after_s` says when it may be tried again
     |-- NoSuchCode           a claim code that is wrong, used or expired: which of these, nobody is told
     |-- Refused              the order is well-formed, but not now; nothing was sent
@@ -54,6 +55,10 @@ class InvalidOrder(HubError):
 
 
 class NotAllowed(HubError):
+    pass
+
+
+class WrongLogin(HubError):
     pass
 
 

@@ -20,6 +20,9 @@ class Memory(Generic[K, V]):
         known = self._known.get(key)
         return known[1] if known is not None and known[0] > time.monotonic() else None
 
+    def clear(self) -> None:
+        self._known.clear()
+
     def put(self, key: K, value: V) -> None:
         if len(self._known) >= _MOST:
             self._known.clear()

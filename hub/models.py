@@ -301,8 +301,43 @@ class Presence(SQLModel, table=True):
     last_seen_at: datetime | None = _moment(default=None)
 
 
+class Person(SQLModel, table=True):
+    """Somebody who logs in with a password."""
+
+    id: str = Field(primary_key=True, max_length=26)
+    login: str = Field(max_length=64, unique=True)
+    name: str = Field(max_length=200)
+    password_hash: str = Field(max_length=200)
+    """Argon2id, with its parameters."""
+    created_at: datetime = _moment()
+
+
+class PersonRole(SQLModel, table=True):
+    """A role that a person has at one site, or (`site_id` None) at every one."""
+
+    __tablename__ = "person_role"
+
+    id: int | None = Field(default=None, primary_key=True)
+    person_id: str = Field(max_length=26, foreign_key="person.id", ondelete="CASCADE", index=True)
+    role: str = Field(max_length=16)
+    site_id: str | None = Field(default=None, max_length=63, foreign_key="site.id", ondelete="CASCADE", index=True)
+
+
+class Login(SQLModel, table=True):
+    """A person's session on one device: its cookie, stored as its SHA-256, until it ends."""
+
+    id: str = Field(primary_key=True, max_length=26)
+    person_id: str = Field(max_length=26, foreign_key="person.id", ondelete="CASCADE", index=True)
+    sha256: str = Field(max_length=64, unique=True)
+    created_at: datetime = _moment()
+    expires_at: datetime = _moment(index=True)
+    last_used_at: datetime = _moment()
+    address: str = Field(max_length=64)
+    agent: str = Field(max_length=200)
+
+
 class Token(SQLModel, table=True):
-    """A script's or a person's key to the HTTP API, stored as its SHA-256."""
+    """A script's key to the HTTP API, stored as its SHA-256."""
 
     id: str = Field(primary_key=True, max_length=26)
     name: str = Field(max_length=64)
@@ -310,6 +345,9 @@ class Token(SQLModel, table=True):
     role: str = Field(max_length=16)
     site_id: str | None = Field(default=None, max_length=63, foreign_key="site.id", ondelete="CASCADE")
     created_at: datetime = _moment()
+    expires_at: datetime | None = _moment(default=None)
+    last_used_at: datetime | None = _moment(default=None)
+    """Within a minute."""
 
 
 class Monitor(SQLModel, table=True):

@@ -63,6 +63,8 @@ class Caller:
     id: str
     actor: str
     roles: Mapping[str | None, frozenset[Role]]
+    login_id: str | None = None
+    """Of a person: which login it is."""
 
     def may(self, right: Right, site: str | None) -> bool:
         """Whether at that site; site None: at every one, and where it is about none."""

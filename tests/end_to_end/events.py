@@ -21,13 +21,19 @@ class EventStream:
     """Open inside the block. `seen` grows; `ended` when the hub closed it."""
 
     def __init__(
-        self, hub: HubProcess, token: str | None = None, *, query: str = "", last_id: str | None = None
+        self,
+        hub: HubProcess,
+        token: str | None = None,
+        *,
+        query: str = "",
+        last_id: str | None = None,
+        cookie: str | None = None,
     ) -> None:
         self.seen: list[Event] = []
         self.ended = threading.Event()
         self._open = threading.Event()
         self._connection = http.client.HTTPConnection("127.0.0.1", hub.http_port, timeout=60)
-        self._headers = {"Authorization": f"Bearer {token or hub.token}"}
+        self._headers = {"Cookie": cookie} if cookie else {"Authorization": f"Bearer {token or hub.token}"}
         if last_id is not None:
             self._headers["Last-Event-ID"] = last_id
         self._path = f"/api/v1/events{query}"

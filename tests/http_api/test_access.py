@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from http_api.operations import TOKEN_REMEMBERED_S
+from http_api.doorkeeper import REMEMBERED_S
 from tests.end_to_end.desktop import CONFIG, NotLetIn
 from tests.end_to_end.events import EventStream
 from tests.end_to_end.farm import Farm
@@ -69,8 +69,8 @@ def test_a_revoked_token_lets_nobody_in_and_its_live_streams_end(farm: Farm) -> 
         assert api.get("/sites").status_code == 200
         revoked = feeder_hub("token", "revoke", made["id"], "--data-dir", hub.data_dir, **hub.settings)
         assert revoked.returncode == 0, revoked.stderr
-        until(lambda: api.get("/sites").status_code == 401, TOKEN_REMEMBERED_S + 2)
-        assert stream.ended.wait(TOKEN_REMEMBERED_S + 2)
+        until(lambda: api.get("/sites").status_code == 401, REMEMBERED_S + 2)
+        assert stream.ended.wait(REMEMBERED_S + 2)
         problem(api.get("/events"), 401, "no-login")
 
 

@@ -90,6 +90,10 @@ def test_every_operation_is_really_there(document: dict[str, Any], scene: Scene)
     names = {"site": scene.site.name, "feeder": "f1", "command": scene.site.order("ping").json()["id"]}
     assert scene.site.put_config().status_code == 200
     names["revision"] = scene.site.get("/feeders/f1/config/revisions")["items"][0]["revision"]
+    body = {"login": "of-the-document", "name": "x", "password": "correct horse battery"}
+    names["person"] = api.post("/people", json=body).json()["id"]
+    names["token"] = api.post("/tokens", json={"name": "x", "role": "viewer"}).json()["id"]
+    names["login"] = names["token"]  # a token has no logins: 403
     listed = sorted(operations(document), key=lambda each: each[1] == "delete")  # what deletes the site comes last
     for path, method, operation in listed:
         if path.endswith("/events") and "feeder" not in path:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from hub.accounts import (
     add_token,
     caller_of,
     has_tokens,
-    is_revoked,
     list_tokens,
     mqtt_password_hash,
     mqtt_password_matches,
@@ -21,6 +21,7 @@ from hub.accounts import (
     revoke_token,
 )
 from hub.errors import AlreadyExists, InvalidOrder, NotFound
+from hub.logins import current
 from hub.models import Feeder, Site, Token
 from hub.rights import Role
 from hub.site_secrets import Which, which_secret
@@ -62,14 +63,23 @@ def test_a_token_names_its_caller_and_only_its_hash_is_kept(session: Session) ->
     token = add_token(session, Role.OPERATOR, SITE, "barge", NOW)
     session.flush()
     assert has_tokens(session)
-    caller = caller_of(session, token)
+    caller = caller_of(session, token, NOW)
     assert caller is not None
-    assert (caller.actor, caller.roles) == ("token:barge", {SITE: {Role.OPERATOR}})
-    assert caller_of(session, token + "x") is None
-    assert caller_of(session, "") is None
+    assert (caller.actor, caller.roles) == ("token:barge", {SITE: frozenset({Role.OPERATOR})})
+    assert caller_of(session, token + "x", NOW) is None
+    assert caller_of(session, "", NOW) is None
     row = session.exec(select(Token)).one()
     assert token not in str(row.model_dump())
-    assert caller_of(session, row.sha256) is None
+    assert caller_of(session, row.sha256, NOW) is None
+
+
+def test_a_token_lets_in_until_it_expires(session: Session) -> None:
+    token = add_token(session, Role.VIEWER, None, "a week", NOW, expires_at=NOW + timedelta(days=7))
+    session.flush()
+    caller = caller_of(session, token, NOW + timedelta(days=6))
+    assert caller is not None
+    assert caller_of(session, token, NOW + timedelta(days=7)) is None
+    assert current(session, caller, NOW + timedelta(days=7)) is None
 
 
 def test_a_token_for_a_site_that_is_not_there_is_refused(session: Session) -> None:
@@ -127,14 +137,14 @@ def test_a_token_that_is_revoked_names_nobody_any_more_and_the_others_do(session
     first, second = (add_token(session, Role.VIEWER, None, name, NOW) for name in ("anna", "ben"))
     session.flush()
     anna, ben = list_tokens(session)
-    caller = caller_of(session, first)
+    caller = caller_of(session, first, NOW)
     assert caller is not None
-    assert not is_revoked(session, caller)
+    assert current(session, caller, NOW) == caller
     revoke_token(session, anna.id)
     session.flush()
-    assert is_revoked(session, caller)
-    assert caller_of(session, first) is None
-    assert caller_of(session, second) is not None
+    assert current(session, caller, NOW) is None
+    assert caller_of(session, first, NOW) is None
+    assert caller_of(session, second, NOW) is not None
     assert [token.name for token in list_tokens(session)] == [ben.name] == ["ben"]
     with pytest.raises(NotFound):
         revoke_token(session, anna.id)

@@ -1,5 +1,7 @@
 """Roles and rights: the table itself, and at which sites it counts."""
 
+from pathlib import Path
+
 import pytest
 
 from hub.errors import NotAllowed
@@ -28,6 +30,18 @@ def caller(**roles: Role) -> Caller:
 def test_each_role_has_its_rights_and_no_more(role: Role, may: set[Right]) -> None:
     assert {right for right in Right if caller(everywhere=role).may(right, "pond7")} == may
     assert set(RIGHTS) == set(Role)
+
+
+def test_the_docs_have_the_same_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "web-developer.md").read_text()
+    head, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text[text.index("| right | viewer") :].split("\n\n")[0].splitlines()
+        if not line.startswith("|---")
+    ]
+    told = {role: {row[0] for row in rows if row[head.index(role)] == "x"} for role in Role}
+    assert told == {role: set(RIGHTS[role]) for role in Role}
+    assert [row[0] for row in rows] == list(Right)
 
 
 def test_every_command_needs_a_right_of_its_own() -> None:

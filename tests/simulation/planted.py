@@ -9,7 +9,7 @@ from unittest.mock import patch
 from hub import liveness, orders, settlement
 from hub.command_states import MAY_BECOME, CommandState
 from hub.commands import Commands
-from hub.models import Command
+from hub.models import COMMAND, Command
 from hub.orders import Order
 
 Bug = Callable[[], AbstractContextManager[Any]]
@@ -43,8 +43,8 @@ def a_backward_transition() -> Iterator[None]:
     later = (CommandState.UNKNOWN, CommandState.APPLIED, CommandState.REJECTED, CommandState.FAILED)
     backward = {state: MAY_BECOME[state] | {CommandState.RECEIVED} for state in later}
     with patch.dict(MAY_BECOME, backward):
-        received = settlement._advance_to(CommandState.RECEIVED)
-        with patch.dict(settlement._ADVANCE, {CommandState.RECEIVED: received}):
+        read, known = settlement._advances(*COMMAND.c), settlement._advances(COMMAND.c.id)
+        with patch.dict(settlement._ADVANCE, read), patch.dict(settlement._ADVANCE_SENT, known):
             yield
 
 
