@@ -39,7 +39,7 @@ from http_api.operations import FarmsReach, Services
 from http_api.service import BrokerFigures
 from hub import checkup, demo, logs, presence
 from hub.accounts import add_token, has_tokens
-from hub.cli import backup, doctor, export, monitor, person, site, token
+from hub.cli import backup, demo_data, doctor, export, monitor, person, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
@@ -82,6 +82,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command(name="broker")(bare_broker)
 app.command(name="backup")(backup.back_up)
 app.command(name="restore")(backup.restore)
+app.command(name="demo-data")(demo_data.make_demo_data)
 app.add_typer(site.app, name="site")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")

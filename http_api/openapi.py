@@ -99,6 +99,8 @@ def _responses(operation: Operation, refs: Refs) -> dict[str, Any]:
         responses[str(status)] = {"description": description}
         if model is not None:
             responses[str(status)]["content"] = {"application/json": {"schema": refs[model, "serialization"]}}
+            if operation.as_csv:
+                responses[str(status)]["content"]["text/csv"] = {"schema": {"type": "string"}}
     possible = [problems.INVALID, *operation.problems]
     if operation.right is not None:
         possible += [problems.NO_LOGIN, problems.NOT_ALLOWED]

@@ -125,6 +125,8 @@ class Operation:
     and the handler looks where."""
     headers: tuple[str, ...] = ()
     """Names of request headers that the call knows."""
+    as_csv: bool = False
+    """It also answers `Accept: text/csv`."""
 
 
 class BodyTooLarge(Exception):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hub.command_states import CommandState
+from hub.daily import Resolution
 from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import CommandRow, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
@@ -186,6 +187,10 @@ LocalDate = Annotated[date, AfterValidator(_in_bounds)]
 class DailyQuery(Query):
     first: LocalDate | None = Field(None, alias="from", description="a local date; by default 29 days before `to`")
     last: LocalDate | None = Field(None, alias="to", description="a local date, in the range; by default today")
+    resolution: Resolution = Field(
+        "day",
+        description="`week` (from Monday) and `month` sum up more, and take three years at a time instead of one",
+    )
 
 
 class EventsQuery(Query):
@@ -453,16 +458,17 @@ class RevisionView(View):
 
 class DayView(View):
     date: date
+    days: int = Field(description="how many local days, from `date` on: 1, or what the range has of the week or month")
     meals: int
     doses: int
     skipped: int
     jams: int
-    planned_g: float = Field(description="of meals and doses that began on that day")
+    planned_g: float = Field(description="of meals and doses that began on these days")
     dispensed_g: float
 
 
 class DailyView(View):
-    """By the site's time zone, every day of the range."""
+    """By the site's time zone, every day, week or month of the range."""
 
     items: list[DayView]
 
