@@ -1,4 +1,4 @@
-"""`make bench`: the broker beside mosquitto, a change from HTTP to the desktop and back, and what farms say."""
+"""`make bench`: the broker beside mosquitto, a change from HTTP to the desktop and back, what farms say, and pages."""
 
 import asyncio
 import json
@@ -21,6 +21,7 @@ from benchmarks.broker.targets import targets as of_broker
 from benchmarks.changes import part as changes
 from benchmarks.changes.targets import targets as of_changes
 from benchmarks.ingest import part as ingest
+from benchmarks.pages import part as pages
 from benchmarks.processes import ChildFailed
 from benchmarks.report import Median
 from benchmarks.rounds import Step
@@ -36,6 +37,7 @@ class Part(StrEnum):
     BROKER = "broker"
     CHANGES = "changes"
     INGEST = "ingest"
+    PAGES = "pages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def main(
     clients: Annotated[int, typer.Option(min=1, help="broker: clients that connect, or are idle.")] = 2000,
     feeders: Annotated[int, typer.Option(min=1, help="changes: feeders of the one site.")] = 64,
     farms: Annotated[int, typer.Option(min=1, help="ingest: farms, each with a connection.")] = 500,
+    sites: Annotated[int, typer.Option(min=1, help="pages: sites, each with 20 feeders.")] = 1000,
     concurrency: Annotated[str, typer.Option(help="changes: requests at once, several with commas.")] = "1,16,64",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure there too.")] = None,
 ) -> None:
@@ -107,6 +110,7 @@ def main(
         Plan(Part.BROKER, lambda work_dir: broker.steps(work_dir, seconds, clients), of_broker),
         Plan(Part.CHANGES, lambda work_dir: changes.steps(work_dir, seconds, feeders, at_once), of_changes),
         Plan(Part.INGEST, lambda work_dir: ingest.steps(work_dir, seconds, farms), ingest.targets),
+        Plan(Part.PAGES, lambda work_dir: pages.steps(work_dir, seconds, sites), pages.targets),
     ]
     chosen = [plan for plan in plans if part in (plan.part, Part.ALL)]
     options = {
@@ -115,6 +119,7 @@ def main(
         "clients": clients,
         "feeders": feeders,
         "farms": farms,
+        "sites": sites,
         "concurrency": at_once,
     }
     try:
