@@ -39,7 +39,7 @@ from http_api import cli as api
 from http_api.app import create_app
 from http_api.bounds import Bounds, protocol, watch
 from http_api.headers import Headers
-from http_api.operations import Services
+from http_api.operations import FarmsReach, Services
 from http_api.proxies import BehindProxies
 from http_api.service import BrokerFigures
 from http_api.streams import Streams
@@ -47,7 +47,7 @@ from hub import audit, checkup, demo, logs, presence
 from hub.accounts import add_token, get_token_row, has_tokens
 from hub.accounts import told as token_told
 from hub.call_limits import CallLimits
-from hub.cli import backup, doctor, export, monitor, person, rollout, site, token
+from hub.cli import backup, demo_data, doctor, export, monitor, person, rollout, site, token
 from hub.cli.workplace import DataDirOption, JsonOption, Workplace
 from hub.commands import Commands
 from hub.conversation import Conversation
@@ -71,7 +71,8 @@ from hub.retention import Kept
 from hub.rights import Role
 from hub.rollouts import Rollouts
 from hub.rounds import Rounds
-from hub.sites import is_site, secret_matches
+from hub.site_logins import SiteLogins
+from hub.sites import is_site
 from hub.sqlite import sqlite_url
 from hub.store import Store
 from hub.stream import LiveStream
@@ -90,6 +91,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command(name="broker")(bare_broker)
 app.command(name="backup")(backup.back_up)
 app.command(name="restore")(backup.restore)
+app.command(name="demo-data")(demo_data.make_demo_data)
 app.add_typer(site.app, name="site")
 app.add_typer(monitor.app, name="monitor")
 app.add_typer(token.app, name="token")
@@ -195,6 +197,7 @@ async def hub_parts(settings: Settings, data_dir: DataDir) -> AsyncIterator[tupl
                 topics=topics,
                 bounds=bounds_of(settings),
                 call_limits=call_limits,
+                farms_reach=FarmsReach(settings.mqtt.public_url or public_url_of(broker_urls), settings.mqtt.root),
                 version=version("feeder-hub"),
             ),
             broker_urls,
@@ -227,13 +230,13 @@ async def embedded_broker(
             tasks.start(rejects.keep(refusal.identity, "forbidden", detail, refusal.topic or ""), "keep refusal")
 
     options = broker_options(settings, data_dir)
-    monitors = MonitorLogins(database)
+    monitors, sites = MonitorLogins(database), SiteLogins(database)
     async with QuietLog(tell) as quiet:
 
         def record(refusal: Refusal) -> None:
             quiet.record(refusal.reason, refusal.identity or network_of(refusal.address), refusal)
 
-        broker = EmbeddedBroker(options, authenticate_with(database, monitors), topics, record)
+        broker = EmbeddedBroker(options, authenticate_with(database, monitors, sites), topics, record)
         if options.tls is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, broker.reload_certificates)
         figures = BrokerFigures(lambda: broker.counters)
@@ -241,7 +244,7 @@ async def embedded_broker(
             async with broker.opened():
                 REGISTRY.register(figures)
                 try:
-                    async with monitors.watched(broker.disconnect_user):
+                    async with monitors.watched(broker.disconnect_user), sites.watched(broker.disconnect_user):
                         yield broker
                 finally:
                     REGISTRY.unregister(figures)
@@ -303,7 +306,12 @@ def urls_of(broker: EmbeddedBroker | None, settings: Settings) -> list[str]:
     return [f"{way}://{bracketed(here.get(host, host))}:{port}" for way, host, port in ways if port is not None]
 
 
-def authenticate_with(database: Database, monitors: MonitorLogins) -> Authenticate:
+def public_url_of(urls: list[str]) -> str:
+    """What a farm is told to connect to where no setting says it: with TLS, if there is a way with it."""
+    return next((url for url in urls if url.startswith("mqtts:")), urls[0])
+
+
+def authenticate_with(database: Database, monitors: MonitorLogins, sites: SiteLogins) -> Authenticate:
     """Whose credentials a client shows: a monitor's or a site's. The hub itself is inside, and needs none.
 
     Who shows a certificate is the one it is for, and no other; a site needs no password then. One that is given is
@@ -321,7 +329,7 @@ def authenticate_with(database: Database, monitors: MonitorLogins) -> Authentica
         if password is None:
             known = await database.read(lambda session: is_site(session, name))
         else:
-            known = await database.read(lambda session: secret_matches(session, name, password))
+            known = await sites.identify(name, password, shown.client_id)
         if not known and shown.username is None:
             raise NotAdmitted(NOT_AUTHORIZED, "certificate-of-no-site")
         return Identity("site", name) if known else None

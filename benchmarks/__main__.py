@@ -1,4 +1,4 @@
-"""`make bench`: the broker beside mosquitto, a change from HTTP to the desktop and back, farms, and who listens."""
+"""`make bench`: the broker beside mosquitto, a change from HTTP to the desktop and back, farms, listeners, pages."""
 
 import asyncio
 import json
@@ -21,6 +21,7 @@ from benchmarks.broker.targets import targets as of_broker
 from benchmarks.changes import part as changes
 from benchmarks.changes.targets import targets as of_changes
 from benchmarks.ingest import part as ingest
+from benchmarks.pages import part as pages
 from benchmarks.processes import ChildFailed
 from benchmarks.report import Median
 from benchmarks.rounds import Step
@@ -38,6 +39,7 @@ class Part(StrEnum):
     CHANGES = "changes"
     INGEST = "ingest"
     STREAMS = "streams"
+    PAGES = "pages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def main(
     feeders: Annotated[int, typer.Option(min=1, help="changes: feeders of the one site.")] = 64,
     farms: Annotated[int, typer.Option(min=1, help="ingest: farms, each with a connection.")] = 500,
     listeners: Annotated[int, typer.Option(min=1, help="streams: event streams that are open.")] = 100,
+    sites: Annotated[int, typer.Option(min=1, help="pages: sites, each with 20 feeders.")] = 1000,
     concurrency: Annotated[str, typer.Option(help="changes: requests at once, several with commas.")] = "1,16,64",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every figure there too.")] = None,
 ) -> None:
@@ -111,6 +114,7 @@ def main(
         Plan(Part.CHANGES, lambda work_dir: changes.steps(work_dir, seconds, feeders, at_once), of_changes),
         Plan(Part.INGEST, lambda work_dir: ingest.steps(work_dir, seconds, farms), ingest.targets),
         Plan(Part.STREAMS, lambda work_dir: streams.steps(work_dir, seconds, listeners), streams.targets),
+        Plan(Part.PAGES, lambda work_dir: pages.steps(work_dir, seconds, sites), pages.targets),
     ]
     chosen = [plan for plan in plans if part in (plan.part, Part.ALL)]
     options = {
@@ -120,6 +124,7 @@ def main(
         "feeders": feeders,
         "farms": farms,
         "listeners": listeners,
+        "sites": sites,
         "concurrency": at_once,
     }
     try:

@@ -17,12 +17,14 @@ from hub.protocol.topics import Identity
 class Credentials:
     """What a client shows to prove who it is; None for what it does not show.
 
+    client_id: the one it wants, which proves nothing.
     certificate_name: whose certificate, believed by the broker, it has shown; "" is nobody's.
     """
 
     username: str | None
     password: bytes | None
     certificate_name: str | None = None
+    client_id: str = ""
 
 
 Authenticate = Callable[[Credentials], Awaitable[Identity | None]]
@@ -139,7 +141,7 @@ class Guard:
         connections until `leave`. Raises NotAdmitted.
         """
         client_id = connect.client_id
-        shown = Credentials(connect.username, connect.password, certificate_name)
+        shown = Credentials(connect.username, connect.password, certificate_name, client_id)
         identity = await self._identify(connect, shown, address)
         if not client_id and connect.clean_session:
             client_id = self._rights.assigned_client_id(identity, secrets.token_hex(10))  # [MQTT-3.1.3-6]

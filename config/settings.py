@@ -34,7 +34,7 @@ from config.sources import (
     misspelt,
     nested,
 )
-from config.urls import DatabaseUrl, MqttUrl, RedisUrl, masked
+from config.urls import DatabaseUrl, MqttUrl, PublicMqttUrl, RedisUrl, masked
 
 DEFAULT_FILE = Path("feeder-hub.toml")
 
@@ -193,6 +193,11 @@ class Mqtt(_Section):
         None,
         repr=False,
         description="An external broker, mqtt:// or mqtts://, user:password@ allowed. Not set: the embedded broker.",
+    )
+    public_url: PublicMqttUrl | None = Field(
+        None,
+        description="What farms are told to connect to when they claim their credentials, as they reach it. "
+        "Not set: the broker's own address, with TLS if it has that.",
     )
     root: TopicRoot = Field("fh/v1", description="What every topic starts with; the desktops must have the same.")
     connect_timeout_s: Seconds = Field(

@@ -33,6 +33,13 @@ def _url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _without_password(url: str) -> str:
+    if "@" in url:
+        raise ValueError("must have no user and no password: every farm is told it")
+    return url
+
+
 MqttUrl = Annotated[str, _url("mqtt", "mqtts")]
+PublicMqttUrl = Annotated[str, _url("mqtt", "mqtts", "ws", "wss"), AfterValidator(_without_password)]
 RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
 DatabaseUrl = Annotated[str, _url("sqlite", "postgresql", "postgresql+psycopg")]

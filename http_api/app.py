@@ -12,7 +12,21 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from http_api import audit, commands, docs, feeders, logins, people, problems, rollouts, service, sites, stream, tokens
+from http_api import (
+    audit,
+    commands,
+    docs,
+    feeders,
+    logins,
+    onboarding,
+    people,
+    problems,
+    rollouts,
+    service,
+    sites,
+    stream,
+    tokens,
+)
 from http_api.asyncapi import asyncapi_document
 from http_api.doorkeeper import Doorkeeper
 from http_api.headers import Headers
@@ -24,6 +38,7 @@ from http_api.problems import problem
 PREFIX: Final = "/api/v1"
 OPERATIONS: tuple[Operation, ...] = (
     *sites.OPERATIONS,
+    *onboarding.OPERATIONS,
     *feeders.OPERATIONS,
     *commands.OPERATIONS,
     *rollouts.OPERATIONS,

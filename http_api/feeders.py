@@ -1,14 +1,19 @@
 """Feeders: their state, their config, what was changed and what happened."""
 
+from collections.abc import AsyncIterator
+
 from sqlmodel import Session, col, select
 from starlette.responses import Response
 
 from http_api import problems
 from http_api.answers import OF_ORDERS, answer_to, idempotency_key, preferred_wait_s
+from http_api.csv_answers import VARIES, csv_answer
+from http_api.csv_rows import wants_csv
 from http_api.doorkeeper import address_of
 from http_api.operations import Answers, Call, Operation, json_answer, number_cursor, row_number
 from http_api.pages import page_answer
 from http_api.schemas import (
+    PAGE_LIMIT,
     AcceptedView,
     ChangeQuery,
     ConfigBody,
@@ -177,21 +182,43 @@ async def restore_revision(call: Call) -> Response:
 async def get_daily(call: Call) -> Response:
     query: DailyQuery = call.query
     days = await call.services.database.read(
-        lambda session: daily_sums(session, call.site, call.feeder, query.first, query.last, utc_now())
+        lambda session: daily_sums(
+            session, call.site, call.feeder, query.first, query.last, utc_now(), query.resolution
+        )
     )
-    return json_answer(DailyView(items=[DayView.model_validate(day, from_attributes=True) for day in days]))
+    items = [DayView.model_validate(day, from_attributes=True) for day in days]
+    if wants_csv(call.request):
+        return csv_answer(call, f"{call.site}-{call.feeder}-{query.resolution}s.csv", DayView, _at_once(items))
+    return json_answer(DailyView(items=items), headers=VARIES)
+
+
+async def _at_once(items: list[DayView]) -> AsyncIterator[list[DayView]]:
+    yield items
 
 
 async def list_events(call: Call) -> Response:
     query: PageQuery = call.query
+    if wants_csv(call.request):
+        first = await _events(call, query.cursor, PAGE_LIMIT)
+        return csv_answer(call, f"{call.site}-{call.feeder}-events.csv", EventView, _all_events(call, first))
+    found = await _events(call, query.cursor, query.limit + 1)
+    page, more = found[: query.limit], len(found) > query.limit
+    items = [EventView.of(event) for event in page]
+    return page_answer(call, Page[EventView], items, page[-1].id if more else None, VARIES)
 
+
+async def _events(call: Call, before: str | None, limit: int) -> list[FeederEvent]:
     def work(session: Session) -> list[FeederEvent]:
         feeders.get_feeder(session, call.site, call.feeder)
-        return feeders.list_events(session, call.site, call.feeder, query.cursor, query.limit + 1)
+        return feeders.list_events(session, call.site, call.feeder, before, limit)
 
-    found = await call.services.database.read(work)
-    page, more = found[: query.limit], len(found) > query.limit
-    return page_answer(call, Page[EventView], [EventView.of(event) for event in page], page[-1].id if more else None)
+    return await call.services.database.read(work)
+
+
+async def _all_events(call: Call, events: list[FeederEvent]) -> AsyncIterator[list[EventView]]:
+    while events:
+        yield [EventView.of(event) for event in events]
+        events = await _events(call, events[-1].id, PAGE_LIMIT)
 
 
 _FEEDERS = "/sites/{site}/feeders"
@@ -309,9 +336,10 @@ OPERATIONS = (
         _FEEDER + "/daily",
         Right.READ,
         get_daily,
-        "What the feeder was fed on each local day",
-        {200: ("Every day of the range", DailyView)},
+        "What the feeder was fed on each local day, or in each week or month",
+        {200: ("Every day, week or month of the range", DailyView)},
         query=DailyQuery,
+        as_csv=True,
         problems=_GONE,
     ),
     Operation(
@@ -320,7 +348,8 @@ OPERATIONS = (
         Right.READ,
         list_events,
         "Meals, doses, skips and jams, the newest first",
-        {200: ("A page of events", Page[EventView])},
+        {200: ("A page of events; as CSV all of them", Page[EventView])},
+        as_csv=True,
         query=PageQuery,
         problems=_GONE,
     ),

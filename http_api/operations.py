@@ -58,6 +58,14 @@ class BrokerUsers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FarmsReach:
+    """What a desktop connects to: the broker's URL, and what every topic begins with."""
+
+    url: str
+    topic_root: str
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """What the endpoints work with; made in one place when the hub starts."""
 
@@ -77,6 +85,7 @@ class Services:
     topics: Topics
     bounds: Bounds
     call_limits: CallLimits
+    farms_reach: FarmsReach
     version: str
 
 

@@ -33,6 +33,7 @@ WRONG_LOGIN: Final = Problem(401, "wrong-login", "There is no such login, or its
 OTHER_ORIGIN: Final = Problem(403, "other-origin", "The request comes from another page")
 NOT_ALLOWED: Final = Problem(403, "not-allowed", "Not allowed for your role")
 NOT_FOUND: Final = Problem(404, "not-found", "There is no such thing, or it is not yours")
+NO_SUCH_CODE: Final = Problem(404, "no-such-code", "The claim code is wrong, used or expired")
 NO_SUCH_METHOD: Final = Problem(405, "method-not-allowed", "This path does not know that method")
 REQUEST_TIMEOUT: Final = Problem(408, "request-timeout", "The request took too long to come")
 ALREADY_EXISTS: Final = Problem(409, "already-exists", "It exists already")
@@ -71,6 +72,7 @@ OF_ERROR: Final[dict[type[errors.HubError], Problem]] = {
     errors.NotAllowed: NOT_ALLOWED,
     errors.WrongLogin: WRONG_LOGIN,
     errors.TooManyTries: TOO_MANY,
+    errors.NoSuchCode: NO_SUCH_CODE,
     errors.DesktopOffline: DESKTOP_OFFLINE,
     errors.Stopped: STOPPED,
     errors.KeyReused: KEY_REUSED,

@@ -11,6 +11,7 @@ from pydantic.config import JsonDict
 
 from http_api.json_schemas import arguments_by_name, without_null
 from hub.command_states import CommandState
+from hub.daily import Resolution
 from hub.feeders import drift
 from hub.liveness import Liveness
 from hub.models import CommandRow, CommandStep, ConfigRevision, Feeder, FeederEvent, Presence, Site
@@ -270,6 +271,10 @@ LocalDate = Annotated[date, BeforeValidator(_written_as_date), AfterValidator(_i
 class DailyQuery(Query):
     first: LocalDate | None = Field(None, alias="from", description="a local date; by default 29 days before `to`")
     last: LocalDate | None = Field(None, alias="to", description="a local date, in the range; by default today")
+    resolution: Resolution = Field(
+        "day",
+        description="`week` (from Monday) and `month` sum up more, and take three years at a time instead of one",
+    )
 
 
 class EventsQuery(Query):
@@ -300,11 +305,12 @@ class NewSiteView(View):
     mqtt: MqttCredentials
 
 
-class CredentialsView(View):
-    mqtt: MqttCredentials
+class DeletedSiteView(View):
+    site: str
     session_ended: bool | None = Field(
-        description="whether the desktop's open connection was cut; null: the broker is an external one, cut it there"
+        description="whether an open connection was ended; null: the broker is an external one, see `to_do`"
     )
+    to_do: str | None = Field(description="what an administrator has to do at an external broker")
 
 
 class LivenessView(View):
@@ -543,16 +549,17 @@ class RevisionView(View):
 
 class DayView(View):
     date: date
+    days: int = Field(description="how many local days, from `date` on: 1, or what the range has of the week or month")
     meals: int
     doses: int
     skipped: int
     jams: int
-    planned_g: float = Field(description="of meals and doses that began on that day")
+    planned_g: float = Field(description="of meals and doses that began on these days")
     dispensed_g: float
 
 
 class DailyView(View):
-    """By the site's time zone, every day of the range."""
+    """By the site's time zone, every day, week or month of the range."""
 
     items: list[DayView]
 

@@ -5,10 +5,11 @@ from sqlmodel import Session
 from starlette.responses import Response
 
 from http_api import problems
+from http_api.onboarding import TELL_BROKER_GONE
 from http_api.operations import Call, Operation, json_answer, number_cursor
 from http_api.pages import page_answer
 from http_api.schemas import (
-    CredentialsView,
+    DeletedSiteView,
     DiagnosticsView,
     LivenessView,
     MqttCredentials,
@@ -104,22 +105,14 @@ async def delete_site(call: Call) -> Response:
         sites.delete_site(session, call.site)
 
     await call.change(work)
-    if services.broker is not None:
-        await services.broker.remove_user(call.site)
+    ended = None if services.broker is None else await services.broker.remove_user(call.site)
     try:
         await services.liveness.forget(call.site)
         await services.rejects.forget(call.site)
     except Unavailable as error:  # the site is gone all the same, and nobody can ask for it a second time
         log.warning("Redis still holds what it knew of a deleted site", site=call.site, reason=str(error))
-    return Response(status_code=204)
-
-
-async def rotate_credentials(call: Call) -> Response:
-    services = call.services
-    secret = await call.change(lambda session, _: sites.rotate_secret(session, call.site))
-    ended = None if services.broker is None else await services.broker.disconnect_user(call.site)
-    credentials = MqttCredentials(username=call.site, secret=secret)
-    return json_answer(CredentialsView(mqtt=credentials, session_ended=ended))
+    to_do = TELL_BROKER_GONE if ended is None else None
+    return json_answer(DeletedSiteView(site=call.site, session_ended=ended, to_do=to_do))
 
 
 async def get_liveness(call: Call) -> Response:
@@ -214,16 +207,7 @@ OPERATIONS = (
         Right.ADMINISTER,
         delete_site,
         "Delete a site with all that belongs to it; its connection is cut",
-        {204: ("It is gone", None)},
-        problems=_GONE,
-    ),
-    Operation(
-        "POST",
-        _SITE + "/credentials",
-        Right.SERVICE,
-        rotate_credentials,
-        "A new MQTT secret; the old one ends at once",
-        {200: ("The new credentials, shown this once", CredentialsView)},
+        {200: ("It is gone", DeletedSiteView)},
         problems=_GONE,
     ),
     Operation(

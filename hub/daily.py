@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Select, case, func, literal, select
@@ -14,14 +14,21 @@ from hub.models import FEEDER_EVENT
 from hub.protocol.local_days import local_date, midnight_of
 from hub.sites import get_site
 
-MAX_DAYS = 366
+MAX_DAYS: Final = 366
+MAX_DAYS_COARSE: Final = 3 * MAX_DAYS
+"""Of weeks and months."""
+Resolution = Literal["day", "week", "month"]
 
 
 @dataclass(slots=True)
 class Day:
-    """One local date. Grams of meals and doses together; `planned_g` of skipped meals is not in it."""
+    """One local date, or `days` of them from there on: a week from Monday, a month, or what the range has of it.
+
+    Grams of meals and doses together; `planned_g` of skipped meals is not in it.
+    """
 
     date: date
+    days: int = 1
     meals: int = 0
     doses: int = 0
     skipped: int = 0
@@ -44,33 +51,59 @@ class Day:
 
 
 def daily_sums(
-    session: Session, site: str, feeder: str, first: date | None, last: date | None, now: datetime
+    session: Session,
+    site: str,
+    feeder: str,
+    first: date | None,
+    last: date | None,
+    now: datetime,
+    resolution: Resolution = "day",
 ) -> list[Day]:
-    """Each local date from `first` to `last`, both in it; by default the 30 days that end today.
+    """Each local date, week or month from `first` to `last`, both in it; by default the 30 days that end today.
 
     A feeding counts for the day on which it began. Raises NotFound, and InvalidOrder for a range that is none or has
-    more than MAX_DAYS.
+    more days than its resolution may have.
     """
     time_zone = get_site(session, site).time_zone
     get_feeder(session, site, feeder)
     zone = ZoneInfo(time_zone)
     last = last or local_date(now, zone)
     first = first or last - timedelta(days=29)
-    if not 0 <= (last - first).days < MAX_DAYS:
-        message = f"`from` is on or before `to`, and the range has at most {MAX_DAYS} days"
-        raise InvalidOrder("The range of days is wrong.", [Fault("query.from", message, MAX_DAYS)])
-    days = {first + timedelta(days=n): Day(first + timedelta(days=n)) for n in range((last - first).days + 1)}
-    for n, *sums in session.connection().execute(_sums(site, feeder, list(days), zone)):
-        days[first + timedelta(days=n)].add(*sums)
-    return list(days.values())
+    longest = MAX_DAYS if resolution == "day" else MAX_DAYS_COARSE
+    if not 0 <= (last - first).days < longest:
+        message = f"`from` is on or before `to`, and the range has at most {longest} days"
+        raise InvalidOrder("The range of days is wrong.", [Fault("query.from", message, longest)])
+    begins = [day for day in _dates(first, last) if day == first or _begins(day, resolution)]
+    ends = [*begins[1:], last + timedelta(days=1)]
+    days = [Day(day, (end - day).days) for day, end in zip(begins, ends, strict=True)]
+    for n, *sums in session.connection().execute(_sums(site, feeder, [*begins, ends[-1]], zone)):
+        days[n].add(*sums)
+    return days
 
 
-def _sums(site: str, feeder: str, days: list[date], zone: ZoneInfo) -> Select[Any]:
-    """The database sums up: a year has half a million events. Rows of a day's number, a kind and its sums."""
+def _dates(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def _begins(day: date, resolution: Resolution) -> bool:
+    """Whether a week or a month begins with it; every day does."""
+    match resolution:
+        case "day":
+            return True
+        case "week":
+            return day.weekday() == 0
+        case "month":
+            return day.day == 1
+
+
+def _sums(site: str, feeder: str, bounds: list[date], zone: ZoneInfo) -> Select[Any]:
+    """The database sums up: a year has half a million events. Rows of the number of a span between two bounds, a kind
+    and its sums.
+    """
     event = FEEDER_EVENT.c
-    midnights = [midnight_of(day, zone) for day in (*days, days[-1] + timedelta(days=1))]
+    midnights = [midnight_of(day, zone) for day in bounds]
     told = (
-        select(_number(midnights, 0, len(days)).label("n"), event.kind, event.planned_g, event.dispensed_g)
+        select(_number(midnights, 0, len(bounds) - 1).label("n"), event.kind, event.planned_g, event.dispensed_g)
         .where(event.site_id == site, event.feeder_id == feeder, event.at >= midnights[0], event.at < midnights[-1])
         .subquery()
         .c

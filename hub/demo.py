@@ -15,7 +15,8 @@ from hub.data_dir import DataDir
 from hub.database import Database
 from hub.models import Site
 from hub.protocol.times import utc_now
-from hub.sites import add_site, numbered_feeders, rotate_secret, told
+from hub.site_secrets import rotate_secret
+from hub.sites import add_site, numbered_feeders, told
 
 SITE: Final = "demo"
 FEEDERS: Final = 4
@@ -29,7 +30,7 @@ async def prepare(database: Database, data_dir: DataDir) -> Path:
     def work(session: Session) -> str:
         if session.get(Site, SITE) is not None:
             record(session, HUB, "rotate_credentials", site=SITE)
-            return rotate_secret(session, SITE)
+            return rotate_secret(session, SITE, utc_now()).secret
         secret = add_site(session, SITE, numbered_feeders(FEEDERS), "UTC", utc_now(), name="Demo farm").secret
         record(session, HUB, "create_site", site=SITE, after=told(session, SITE))
         return secret

@@ -6,6 +6,7 @@
     |-- NotAllowed           the caller has no role that gives the right to it
     |-- WrongLogin           no such login, or another password
     |-- TooManyTries         it was tried too often; `retry_after_s` says when it may be tried again
+    |-- NoSuchCode           a claim code that is wrong, used or expired: which of these, nobody is told
     |-- Refused              the order is well-formed, but not now; nothing was sent
     |   |-- AlreadyExists
     |   |-- ConfigUnknown    nobody knows the feeder's config yet, so nothing can be patched
@@ -66,6 +67,11 @@ class TooManyTries(HubError):
     def __init__(self, detail: str, retry_after_s: int) -> None:
         super().__init__(f"{detail} Try again in {retry_after_s} s.")
         self.retry_after_s = retry_after_s
+
+
+class NoSuchCode(HubError):
+    def __init__(self) -> None:
+        super().__init__("This code does not count: it is mistyped, was used, or is older than ten minutes.")
 
 
 class NotFound(HubError):

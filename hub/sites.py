@@ -11,7 +11,7 @@ from sqlalchemy import select as sa_select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from hub.accounts import mqtt_password_hash, mqtt_password_matches, new_secret
+from hub.accounts import mqtt_password_hash, new_secret
 from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
 from hub.etags import etag_of, require_match
 from hub.models import SITE, Feeder, JsonObject, Site
@@ -21,7 +21,6 @@ from hub.statements import Statement
 from hub.tags import of_sites, site_has, tag_site
 
 MAX_FEEDERS: Final = 500
-_NOBODYS_HASH: Final = mqtt_password_hash(new_secret())
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +188,6 @@ def rename(session: Session, site: str, name: str | None, time_zone: str | None)
     return row
 
 
-def rotate_secret(session: Session, site: str) -> str:
-    """A new MQTT secret; the old one ends at once. Raises NotFound."""
-    row = get_site(session, site)
-    secret = new_secret()
-    row.mqtt_password_hash = mqtt_password_hash(secret)
-    session.add(row)
-    return secret
-
-
 def delete_site(session: Session, site: str) -> None:
     """With everything that belongs to it. Raises NotFound."""
     session.delete(get_site(session, site))
@@ -205,12 +195,3 @@ def delete_site(session: Session, site: str) -> None:
 
 def is_site(session: Session, site: str) -> bool:
     return session.get(Site, site) is not None
-
-
-def secret_matches(session: Session, site: str, secret: bytes) -> bool:
-    """Whether this is the site's MQTT secret.
-
-    It takes as long for a site that does not exist, so that nobody can find out which do.
-    """
-    stored = session.exec(select(Site.mqtt_password_hash).where(Site.id == site)).first()
-    return mqtt_password_matches(stored or _NOBODYS_HASH, secret) and stored is not None

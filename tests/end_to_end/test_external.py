@@ -192,6 +192,26 @@ def test_a_site_that_is_added_later_is_let_in_after_another_export(outside: Outs
     assert made.put_config().status_code == 200
 
 
+@pytest.mark.parametrize("outside", ["mosquitto"], indirect=True)
+def test_new_secrets_and_a_deleted_site_say_what_is_to_do_at_an_external_broker(outside: Outside) -> None:
+    assert outside.mosquitto is not None
+    farm, made = outside.farm, outside.farm.new_site()
+    outside.mosquitto.export()
+    desktop = farm.desktop(made, connected=False)
+    until(desktop.is_let_in, 10)
+    rotated = farm.api.post(made.path("/credentials")).raise_for_status().json()
+    desktop.leave()
+    desktop.connect()  # nobody has told the broker yet
+    outside.mosquitto.export()
+    desktop.leave()
+    desktop.secret = rotated["mqtt"]["secret"]
+    until(desktop.is_let_in, 10)
+    deleted = farm.api.delete(made.path()).raise_for_status().json()
+    for answer in (rotated, deleted):
+        assert answer["session_ended"] is None
+        assert "feeder-hub export mosquitto" in answer["to_do"]
+
+
 @pytest.mark.parametrize("outside", ["mosquitto redis-server"], indirect=True)
 def test_the_doctor_checks_parts_from_outside(outside: Outside) -> None:
     settings = outside.farm.hub.settings | {"http__port": 0, "mqtt__port": 0}

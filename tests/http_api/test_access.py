@@ -29,6 +29,7 @@ CHANGES: tuple[Change, ...] = (
 ADMINISTERS: tuple[Change, ...] = (
     ("PATCH", "", {"name": "mine"}),
     ("POST", "/credentials", None),
+    ("POST", "/claim-code", None),
     ("DELETE", "", None),
 )
 
@@ -146,8 +147,8 @@ def test_a_site_that_is_not_there_is_not_found_by_anybody(farm: Farm) -> None:
     problem(farm.api.get(f"/commands/{ANY_ULID}"), 404, "not-found")
 
 
-def test_rotated_credentials_cut_the_old_connection_and_let_the_new_one_in(scene: Scene) -> None:
-    rotated = scene.site.api.post(scene.site.path("/credentials")).raise_for_status().json()
+def test_credentials_rotated_without_overlap_cut_the_old_connection_and_let_the_new_one_in(scene: Scene) -> None:
+    rotated = scene.site.api.post(scene.site.path("/credentials?overlap=0")).raise_for_status().json()
     assert rotated["session_ended"] is True
     assert rotated["mqtt"]["username"] == scene.site.name
     assert scene.site.alive() is False
@@ -160,7 +161,11 @@ def test_rotated_credentials_cut_the_old_connection_and_let_the_new_one_in(scene
 
 
 def test_a_deleted_site_is_gone_with_its_connection(scene: Scene) -> None:
-    assert scene.site.api.delete(scene.site.path()).status_code == 204
+    answer = scene.site.api.delete(scene.site.path())
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"site": scene.site.name, "session_ended": True, "to_do": None},
+    )
     problem(scene.site.api.get(scene.site.path()), 404, "not-found")
     problem(scene.site.put_config(), 404, "not-found")
     scene.desktop.wait_cut_off()

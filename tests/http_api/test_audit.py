@@ -46,6 +46,9 @@ class Stage:
         """The id of something new."""
         return str(self.api.post(path, json=body).raise_for_status().json()["id"])
 
+    def code(self) -> str:
+        return str(self.api.post(self.site + "/claim-code").raise_for_status().json()["code"])
+
     def login(self) -> str:
         found = self.page.get("/session").raise_for_status().json()["login_id"]
         return str(found)
@@ -117,6 +120,8 @@ HOW: dict[str, tuple[str, Make, Callable[[Stage, Any], httpx.Response]]] = {
     "pause_rollout": ("pause_rollout", Stage.waiting_rollout, lambda s, id_: s.api.post(f"/rollouts/{id_}/pause")),
     "resume_rollout": ("resume_rollout", Stage.paused_rollout, lambda s, id_: s.api.post(f"/rollouts/{id_}/resume")),
     "cancel_rollout": ("cancel_rollout", Stage.waiting_rollout, lambda s, id_: s.api.post(f"/rollouts/{id_}/cancel")),
+    "make_claim_code": ("make_claim_code", nothing, lambda s, _: s.api.post(s.site + "/claim-code")),
+    "claim_site": ("claim_site", Stage.code, lambda s, code: s.api.post("/claims", json={"code": code})),
     "rotate_credentials": ("rotate_credentials", nothing, lambda s, _: s.api.post(s.site + "/credentials")),
     "put_config": ("set_config", nothing, lambda s, _: s.scene.site.put_config(meal_g=270)),
     "patch_config": (
@@ -199,8 +204,11 @@ def test_every_operation_that_changes_something_leaves_one_entry(stage: Stage, o
     assert answer.is_success, answer.text
     [entry] = since(stage.api, newest)
     assert entry["action"] == action
-    assert entry["actor"] in ("token:first-admin", f"person:{stage.person['login']}")
-    assert entry["caller_id"]
+    if operation == "claim_site":
+        assert (entry["actor"], entry["site"]) == ("claim-code", stage.scene.site.name)
+    else:
+        assert entry["actor"] in ("token:first-admin", f"person:{stage.person['login']}")
+        assert entry["caller_id"]
     assert entry["address"] == "127.0.0.1"
     if "{site}" in next(each.path for each in OPERATIONS if each.name == operation):
         assert entry["site"] == stage.scene.site.name

@@ -6,7 +6,7 @@ import pytest
 from sqlmodel import Session
 from ulid import ULID
 
-from hub.daily import MAX_DAYS, Day, daily_sums
+from hub.daily import MAX_DAYS, MAX_DAYS_COARSE, Day, Resolution, daily_sums
 from hub.errors import InvalidOrder, NotFound
 from hub.ingest import store_event
 from hub.protocol.messages import Event
@@ -80,3 +80,39 @@ def test_a_range_that_is_none_or_too_long_is_refused(session: Session, first: st
 def test_a_feeder_that_is_not_there_has_none(session: Session) -> None:
     with pytest.raises(NotFound):
         daily_sums(session, SITE, "f9", None, None, NOW)
+
+
+@pytest.mark.both_databases
+def test_weeks_and_months_sum_up_their_local_days_also_where_clocks_change(session: Session) -> None:
+    """Each half hour of 2026, told in UTC, from 70 days before it."""
+    rename(session, SITE, None, "Europe/Oslo")
+    begin = datetime(2026, 2, 20, tzinfo=UTC)
+    for n in range(48 * 60):
+        told(session, begin + timedelta(minutes=30 * n))
+    session.flush()
+
+    def summed(resolution: Resolution) -> list[Day]:
+        return daily_sums(session, SITE, FEEDER, date(2026, 2, 26), date(2026, 4, 2), NOW, resolution)
+
+    days = summed("day")
+    for resolution, begins in (
+        ("week", ["2026-02-26", "2026-03-02", "2026-03-09", "2026-03-16", "2026-03-23", "2026-03-30"]),
+        ("month", ["2026-02-26", "2026-03-01", "2026-04-01"]),
+    ):
+        spans = summed(resolution)
+        assert [str(span.date) for span in spans] == begins
+        assert sum(span.days for span in spans) == len(days) == 36
+        for span in spans:
+            its_own = [day for day in days if span.date <= day.date < span.date + timedelta(days=span.days)]
+            assert span.meals == sum(day.meals for day in its_own)
+            assert span.dispensed_g == pytest.approx(sum(day.dispensed_g for day in its_own))
+    assert summed("month")[1].meals == (31 * 24 - 1) * 2, "March has an hour less"
+
+
+@pytest.mark.parametrize("resolution", ["week", "month"])
+def test_a_range_of_weeks_or_months_may_have_three_years_and_no_more(session: Session, resolution: Resolution) -> None:
+    last = date(2026, 1, 1)
+    whole = daily_sums(session, SITE, FEEDER, last - timedelta(days=MAX_DAYS_COARSE - 1), last, NOW, resolution)
+    assert sum(span.days for span in whole) == MAX_DAYS_COARSE
+    with pytest.raises(InvalidOrder):
+        daily_sums(session, SITE, FEEDER, last - timedelta(days=MAX_DAYS_COARSE), last, NOW, resolution)
