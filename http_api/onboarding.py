@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlmodel import Session
 from starlette.responses import Response
 
@@ -27,6 +27,7 @@ TELL_BROKER: Final = (
 TELL_BROKER_GONE: Final = (
     f"The broker is an external one, which lets the site's user in still. {_EXPORT} End its session there if need be."
 )
+_CODE: Final = "7Q2K-M9RT-0XVB-4HDN"
 _SECRET: Final = {"Cache-Control": "no-store"}
 _WHO_HAS_A_CODE: Final = "claim-code"
 """The actor of a claim, in the audit: nobody knows who typed it."""
@@ -56,14 +57,14 @@ class CredentialsView(View):
 
 
 class ClaimCodeView(View):
-    code: str = Field(examples=["7Q2K-M9RT-0XVB-4HDN"], description="shown this once; it counts once")
+    code: str = Field(examples=[_CODE], description="shown this once; it counts once")
     expires_at: Stored
 
 
 class ClaimBody(Body):
-    code: str = Field(
-        max_length=64, pattern=NO_NUL, description="capitals and dashes do not matter", examples=["7Q2K-M9RT-0XVB-4HDN"]
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": _CODE}]})
+
+    code: str = Field(max_length=64, pattern=NO_NUL, description="capitals and dashes do not matter")
 
 
 class ClaimedMqtt(MqttCredentials):

@@ -33,7 +33,14 @@ class Allowed:
 
 
 _CHANGES = ("put_config", "patch_config", "restore_revision")
-_NUMBERED = ("list_revisions", "list_presence", "list_all_feeders", "list_rollout_feeders", "preview_rollout")
+_NUMBERED = (
+    "list_revisions",
+    "list_presence",
+    "list_all_feeders",
+    "list_rollout_feeders",
+    "preview_rollout",
+    "list_audit",
+)
 ALLOWED = (
     Allowed(_CHANGES, (412,), "If-Match may name another config than the one that the farm has"),
     Allowed(("patch_site", "patch_feeder"), (412,), "If-Match may name something else than what is there"),
