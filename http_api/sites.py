@@ -31,6 +31,7 @@ from hub.errors import Unavailable
 from hub.models import Presence, Site
 from hub.protocol.times import utc_now
 from hub.rights import Right
+from hub.site_pages import list_page
 from hub.stops import Latch, latch_of
 from hub.stories import count_unresolved
 
@@ -40,19 +41,14 @@ log = structlog.get_logger()
 async def list_sites(call: Call) -> Response:
     query: SitesQuery = call.query
 
-    def work(session: Session) -> tuple[list[Site], dict[str, int], dict[str, list[str]]]:
-        found = sites.list_sites(session, query.cursor, query.limit + 1, call.caller.sites, query.search())
-        ids = [site.id for site in found]
-        return found, count_unresolved(session, ids), tags.of_sites(session, ids)
-
-    found, unresolved, tagged = await call.services.database.read(work)
+    search, only = query.search(), call.caller.sites
+    found = await call.services.database.read(
+        lambda session: list_page(session, query.cursor, query.limit + 1, only, search)
+    )
     page, more = found[: query.limit], len(found) > query.limit
-    live = await call.services.liveness.read([site.id for site in page])
-    items = [
-        SiteView.of(site, alive, unresolved.get(site.id, 0), tagged[site.id])
-        for site, alive in zip(page, live, strict=True)
-    ]
-    return page_answer(call, Page[SiteView], items, page[-1].id if more else None)
+    live = await call.services.liveness.read([one.site.id for one in page])
+    items = [SiteView.of(one.site, alive, one.unresolved, one.tags) for one, alive in zip(page, live, strict=True)]
+    return page_answer(call, Page[SiteView], items, page[-1].site.id if more else None)
 
 
 async def create_site(call: Call) -> Response:

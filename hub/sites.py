@@ -9,16 +9,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from sqlalchemy import bindparam
 from sqlalchemy import select as sa_select
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from hub.accounts import mqtt_password_hash, new_secret
 from hub.errors import AlreadyExists, Fault, InvalidOrder, NotFound
 from hub.etags import etag_of, require_match
 from hub.models import SITE, Feeder, JsonObject, Site
 from hub.protocol.topics import RESERVED_NAMES, is_id
-from hub.search import EVERYTHING, Search, as_sought, site_says
+from hub.search import as_sought
 from hub.statements import Statement
-from hub.tags import of_sites, site_has, tag_site
+from hub.tags import of_sites, tag_site
 
 MAX_FEEDERS: Final = 500
 
@@ -133,24 +133,9 @@ _KEEP: Final = Statement(
 _STOP_EPOCH: Final = Statement(sa_select(SITE.c.stop_epoch).where(SITE.c.id == bindparam("site")))
 
 
-def list_sites(
-    session: Session,
-    after: str | None,
-    limit: int,
-    only: Collection[str] | None = None,
-    search: Search = EVERYTHING,
-) -> list[Site]:
-    """Sites by id, those after the given one; `only` and `search` narrow to some."""
-    query = select(Site).order_by(Site.id).limit(limit)
-    if after is not None:
-        query = query.where(Site.id > after)
-    if only is not None:
-        query = query.where(col(Site.id).in_(only))
-    if search.tags:
-        query = query.where(site_has(search.tags))
-    if search.text is not None:
-        query = query.where(site_says(search.text))
-    return list(session.exec(query))
+def list_sites(session: Session) -> list[Site]:
+    """All of them, by id."""
+    return list(session.exec(select(Site).order_by(Site.id)))
 
 
 def site_etag(site: Site, tags: Collection[str]) -> str:

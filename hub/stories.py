@@ -52,12 +52,12 @@ def close(session: Session, command_id: str, by: str, remark: str, now: datetime
     return command
 
 
-_IS_UNRESOLVED: Final = and_(col(Command.state) == CommandState.UNRESOLVED, col(Command.closed_at).is_(None))
+IS_UNRESOLVED: Final = and_(col(Command.state) == CommandState.UNRESOLVED, col(Command.closed_at).is_(None))
 
 
 def count_unresolved(session: Session, sites: list[str]) -> dict[str, int]:
     """Commands that are unresolved and not closed, by site; sites without any are left out."""
-    query = select(Command.site_id, func.count()).where(col(Command.site_id).in_(sites), _IS_UNRESOLVED)
+    query = select(Command.site_id, func.count()).where(col(Command.site_id).in_(sites), IS_UNRESOLVED)
     return dict(session.exec(query.group_by(Command.site_id)).all())
 
 
@@ -74,5 +74,5 @@ def list_commands(
     if before is not None:
         query = query.where(col(Command.id) < before)
     if unresolved:
-        query = query.where(_IS_UNRESOLVED)
+        query = query.where(IS_UNRESOLVED)
     return list(session.exec(query))

@@ -15,7 +15,6 @@ from hub.monitors import list_monitors
 from hub.sites import list_sites
 
 app = typer.Typer(no_args_is_help=True, help="The hub's sites and rights, for other programs.")
-ALL = 10**9
 
 
 @app.callback()
@@ -32,7 +31,7 @@ def export_mosquitto(
     """Write password and ACL files for an external mosquitto. Write them again whenever sites or monitors change."""
     place = workplace(context, data_dir)
     with place.database() as database:
-        sites, monitors = database.read_now(lambda session: (list_sites(session, None, ALL), list_monitors(session)))
+        sites, monitors = database.read_now(lambda session: (list_sites(session), list_monitors(session)))
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     _write(

@@ -51,7 +51,7 @@ def list_all(context: typer.Context, data_dir: DataDirOption = None, as_json: Js
         rows = database.read_now(
             lambda session: [
                 (site, [feeder.id for feeder in list_feeders(session, site.id, None, ALL)])
-                for site in list_sites(session, None, ALL)
+                for site in list_sites(session)
             ]
         )
     if as_json:

@@ -10,10 +10,11 @@ from ulid import ULID
 from hub.errors import Changed, NotFound
 from hub.feeders import change_feeder, feeder_etag, grams_today, list_all_feeders, list_feeders
 from hub.ingest import store_event
-from hub.models import Feeder
+from hub.models import Command, Feeder
 from hub.protocol.messages import Event
 from hub.search import EVERYTHING, Search
-from hub.sites import add_site, change_site, delete_site, get_site, list_sites, site_etag
+from hub.site_pages import list_page
+from hub.sites import add_site, change_site, delete_site, get_site, site_etag
 from hub.tags import of_feeders, of_sites, tag_feeder, tag_site
 from tests.hub.conftest import NOW, SITE
 
@@ -38,7 +39,7 @@ def farms(session: Session) -> Session:
 
 
 def sites(session: Session, *tags: str, text: str | None = None) -> list[str]:
-    return [site.id for site in list_sites(session, None, 99, None, Search(tags, text))]
+    return [one.site.id for one in list_page(session, None, 99, None, Search(tags, text))]
 
 
 def feeders(session: Session, *tags: str, text: str | None = None, condition: str | None = None) -> list[str]:
@@ -50,6 +51,22 @@ def test_sites_are_found_by_all_of_their_tags(farms: Session) -> None:
     assert sites(farms, "salmon") == ["nord", "syd"]
     assert sites(farms, "salmon", "north") == ["nord"]
     assert sites(farms, "salmon", "nowhere") == sites(farms, "nowhere") == []
+
+
+def test_a_list_tells_each_sites_tags_and_what_is_unresolved(farms: Session) -> None:
+    for number, site in enumerate(("nord", "nord", "syd")):
+        order = {"id": f"C{number}", "site_id": site, "name": "ping", "args": {}, "state": "unresolved", "actor": "a"}
+        times = dict.fromkeys(("created_at", "expires_at", "deadline_at"), NOW)
+        farms.add(Command(**order, **times, hub_id="h1", stop_epoch=0, closed_at=NOW if site == "syd" else None))
+    farms.flush()
+    told = {one.site.id: (one.tags, one.unresolved) for one in list_page(farms, "a", 99, None, EVERYTHING)}
+    assert told == {
+        "nord": (["north", "salmon"], 2),
+        "pond7": ([], 0),
+        "pond8": ([], 0),
+        "syd": (["salmon"], 0),
+        "west": ([], 0),
+    }
 
 
 def test_a_part_of_a_name_or_id_finds_whatever_the_capitals_are_in_every_language(farms: Session) -> None:
