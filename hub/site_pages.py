@@ -14,7 +14,7 @@ from hub.tags import site_has
 
 _COLUMNS: Final = [SITE.c[name] for name in ("id", "name", "time_zone", "created_at", "stop_epoch", "stopped_at")]
 _TAGS: Final = (
-    select(func.aggregate_strings(SiteTag.tag, ",")).where(col(SiteTag.site_id) == SITE.c.id).scalar_subquery()
+    select(func.aggregate_strings(col(SiteTag.tag), ",")).where(col(SiteTag.site_id) == SITE.c.id).scalar_subquery()
 )
 _UNRESOLVED: Final = (
     select(func.count()).select_from(COMMAND).where(COMMAND.c.site_id == SITE.c.id, IS_UNRESOLVED).scalar_subquery()
