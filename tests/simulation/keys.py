@@ -53,6 +53,12 @@ class Keys:
 
     # --- strings and hashes ------------------------------------------------------------------------------------
 
+    def _do_get(self, key: str) -> Any:
+        return self.get(key)
+
+    def _do_exists(self, key: str) -> int:
+        return int(self.get(key) is not None)
+
     def _do_mget(self, *keys: str) -> list[str | None]:
         return [self.get(key) for key in keys]
 
@@ -117,6 +123,9 @@ class Keys:
             self.gone(key, value)
         return len(found)
 
+    def _do_unlink(self, *keys: str) -> int:
+        return self._do_del(*keys)
+
     def _do_pexpire(self, key: str, ttl_ms: str) -> int:
         self.expires_at_ms[key] = self.now_ms() + int(ttl_ms)
         return 1
@@ -132,8 +141,12 @@ class Keys:
 
     # --- what only tells people: nothing here depends on it ------------------------------------------------------
 
-    def _do_xadd(self, *_args: Any) -> str:
+    def _do_xadd(self, key: str, *_args: Any) -> str:
+        self.values.setdefault(key, "a stream")
         return "0-1"
+
+    def _do_sadd(self, *_args: Any) -> int:
+        return 1
 
     def _do_lpush(self, *_args: Any) -> int:
         return 1
